@@ -1,0 +1,313 @@
+package yamldir
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// maxFileBytes is the largest file that is read. Our choice: some 50,000 pods;
+// above it somebody has put something else into the directory.
+const maxFileBytes = 256 << 20
+
+// Config says what to read. Dir is required.
+type Config struct {
+	// Dir is the directory. Sub-directories are not read.
+	Dir string
+
+	// Check is asked about each file that parses and is new or changed. What it
+	// returns, one or many joined [*Error]s, refuses the file. Nil accepts all.
+	Check func(*File) error
+}
+
+// File is the content of one file.
+type File struct {
+	Path      string
+	Documents []*Document
+}
+
+// Set is what a directory says. It is never changed.
+type Set struct {
+	// Files are in force, by path. One that is refused now stands here with its
+	// last good content, if it ever had any.
+	Files []*File
+
+	// Refused is what is wrong now, by file and line.
+	Refused []*Error
+}
+
+// Reader reads one directory and remembers the last good state of each file.
+type Reader struct {
+	cfg Config
+
+	// mu guards the fields below and orders reads.
+	mu    sync.Mutex
+	files map[string]*entry // by path
+	dir   *Error            // why the directory itself cannot be read
+}
+
+// entry is what is known of one file.
+type entry struct {
+	stamp     stamp
+	content   []byte   // as read last
+	candidate *File    // of content; nil when refused
+	refused   []*Error // of content, without conflicts
+	conflicts []*Error // with other files
+	good      *File    // in force; nil when there never was one
+}
+
+// stamp tells whether a file may have changed.
+type stamp struct {
+	size, mtime, ctime int64
+	inode              uint64
+}
+
+// NewReader makes a reader of cfg.Dir. It reads nothing yet.
+func NewReader(cfg Config) *Reader {
+	return &Reader{cfg: cfg, files: map[string]*entry{}}
+}
+
+// Read reads what has changed since the last call and returns what is in force.
+// The error is that of the directory itself; what is wrong with a file stands in
+// [Set.Refused]. A directory that cannot be read any more changes nothing else.
+func (r *Reader) Read(ctx context.Context) (Set, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dir = nil
+	err := r.scan(ctx)
+	if err != nil {
+		r.dir = &Error{File: r.cfg.Dir, Err: err}
+	}
+	r.settle()
+	return r.set(), err
+}
+
+// scan brings the entries up to date with the directory.
+func (r *Reader) scan(ctx context.Context) error {
+	listed, err := os.ReadDir(r.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	gone := maps.Clone(r.files)
+	for _, item := range listed {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		path := filepath.Join(r.cfg.Dir, item.Name())
+		if !wanted(item.Name()) {
+			continue
+		}
+		info, err := os.Stat(path) // follows links: ConfigMap volumes are made of them
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil && info.IsDir() {
+			continue
+		}
+		delete(gone, path)
+		r.update(path, info, err)
+	}
+	for path := range gone {
+		delete(r.files, path)
+	}
+	return nil
+}
+
+// wanted reports whether a file of that name holds manifests.
+func wanted(name string) bool {
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return !strings.HasPrefix(name, ".")
+	}
+	return false
+}
+
+// update reads one file if it may have changed.
+func (r *Reader) update(path string, info os.FileInfo, err error) {
+	e := r.files[path]
+	if e == nil {
+		e = &entry{}
+		r.files[path] = e
+	}
+	if err == nil {
+		now := stampOf(info)
+		if e.stamp == now {
+			return
+		}
+		e.stamp = now
+		err = e.load(path, info, r.cfg.Check)
+	}
+	if err != nil {
+		e.stamp, e.content, e.candidate = stamp{}, nil, nil
+		e.refused = []*Error{{File: path, Err: err}}
+	}
+}
+
+// stampOf is the stamp of a file.
+func stampOf(info os.FileInfo) stamp {
+	s := stamp{size: info.Size(), mtime: info.ModTime().UnixNano()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.inode, s.ctime = sys.Ino, sys.Ctim.Nano()
+	}
+	return s
+}
+
+// load parses and checks the file at path.
+func (e *entry) load(path string, info os.FileInfo, check func(*File) error) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("is %v, want a regular file", info.Mode().Type())
+	}
+	if info.Size() > maxFileBytes {
+		return fmt.Errorf("has %d bytes, want at most %d", info.Size(), maxFileBytes)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		var at *os.PathError
+		if errors.As(err, &at) {
+			err = at.Err // the path is in front already
+		}
+		return err
+	}
+	if e.content != nil && bytes.Equal(content, e.content) {
+		return nil
+	}
+	e.content, e.candidate, e.refused = content, nil, nil
+	file := &File{Path: path}
+	if file.Documents, err = Parse(path, content); err == nil {
+		err = e.accept(file, check)
+	}
+	if err != nil {
+		e.refused = errorsOf(path, err)
+		return nil
+	}
+	e.candidate = file
+	return nil
+}
+
+// accept runs all checks that need only the file.
+func (e *entry) accept(file *File, check func(*File) error) error {
+	if len(bytes.TrimSpace(e.content)) == 0 && e.good != nil && len(e.good.Documents) > 0 {
+		return errors.New("is empty: remove the file to remove its objects") // or it is being written
+	}
+	first := map[Key]*Document{}
+	var errs []error
+	for _, d := range file.Documents {
+		if other := first[d.Key()]; other != nil {
+			errs = append(errs, d.Errorf("", "stands twice in this file: here and in line %d", other.Line))
+			continue
+		}
+		first[d.Key()] = d
+	}
+	if len(errs) == 0 && check != nil {
+		return check(file)
+	}
+	return errors.Join(errs...)
+}
+
+// settle decides what is in force: candidates, unless two files hold the same
+// object. Then the one that held it before keeps it, else the first by name; the
+// other file falls back to its last good state, which may conflict in turn.
+// Since the states that were in force never conflict, this comes to an end.
+func (r *Reader) settle() {
+	paths := slices.Sorted(maps.Keys(r.files))
+	next := map[string]*File{}
+	for _, path := range paths {
+		e := r.files[path]
+		e.conflicts = nil
+		next[path] = cmp.Or(e.candidate, e.good)
+	}
+	for r.fallBack(paths, next) {
+	}
+	for path, file := range next {
+		r.files[path].good = file
+	}
+}
+
+// fallBack finds files that hold the same object and puts the losers back to
+// their last good state. It reports whether it did.
+func (r *Reader) fallBack(paths []string, next map[string]*File) bool {
+	owner := map[Key]*Document{}
+	losers := map[string]bool{}
+	for _, path := range paths {
+		if next[path] == nil {
+			continue
+		}
+		for _, d := range next[path].Documents {
+			other := owner[d.Key()]
+			if other == nil {
+				owner[d.Key()] = d
+				continue
+			}
+			loser, winner := d, other
+			if r.keeps(next, d) && !r.keeps(next, other) {
+				loser, winner = other, d
+				owner[d.Key()] = d
+			}
+			losers[loser.File] = true
+			r.files[loser.File].conflicts = append(r.files[loser.File].conflicts,
+				loser.Errorf("", "stands in two files: here and in %s:%d, which stays in force", winner.File, winner.Line))
+		}
+	}
+	for path := range losers {
+		next[path] = r.files[path].good
+	}
+	return len(losers) > 0
+}
+
+// keeps reports whether the file of d held the same object before, or has
+// fallen back to what it held before.
+func (r *Reader) keeps(next map[string]*File, d *Document) bool {
+	good := r.files[d.File].good
+	if good == nil {
+		return false
+	}
+	return good == next[d.File] || slices.ContainsFunc(good.Documents, func(o *Document) bool { return o.Key() == d.Key() })
+}
+
+// set is what is in force now. The caller holds r.mu.
+func (r *Reader) set() Set {
+	var s Set
+	if r.dir != nil {
+		s.Refused = append(s.Refused, r.dir)
+	}
+	for _, path := range slices.Sorted(maps.Keys(r.files)) {
+		e := r.files[path]
+		if e.good != nil {
+			s.Files = append(s.Files, e.good)
+		}
+		s.Refused = append(s.Refused, e.refused...)
+		s.Refused = append(s.Refused, e.conflicts...)
+	}
+	return s
+}
+
+// Equal reports whether two sets say the same.
+func (s Set) Equal(o Set) bool {
+	return slices.Equal(s.Files, o.Files) &&
+		slices.EqualFunc(s.Refused, o.Refused, func(x, y *Error) bool { return x.Error() == y.Error() })
+}
+
+// errorsOf takes joined errors apart and gives those without a place the file.
+func errorsOf(path string, err error) []*Error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []*Error
+		for _, e := range joined.Unwrap() {
+			all = append(all, errorsOf(path, e)...)
+		}
+		return all
+	}
+	var placed *Error
+	if errors.As(err, &placed) {
+		return []*Error{placed}
+	}
+	return []*Error{{File: path, Err: err}}
+}

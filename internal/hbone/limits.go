@@ -1,0 +1,189 @@
+package hbone
+
+import (
+	"cmp"
+	"time"
+)
+
+// Settings of HTTP/2 as the ambient mesh uses them. The ratio of four between
+// the windows is on purpose: with equal ones, one stream that nobody reads
+// would stop all others of the connection.
+const (
+	// streamWindow is how much a peer may send on a stream before we give
+	// credit, in bytes.
+	streamWindow = 4 << 20
+	// connWindow is the same for all streams of a connection together.
+	connWindow = 16 << 20
+	// maxFrame is the largest frame payload we accept, in bytes.
+	maxFrame = 1 << 20
+	// clientHeaderList and serverHeaderList bound the header of one answer or
+	// request, in bytes. Source: RFC 9113, section 6.5.2.
+	clientHeaderList = 16 << 10
+	serverHeaderList = 64 << 10
+	// advertisedStreams is what our server allows: a ztunnel uses up to 100
+	// whatever we say, and hangs on the rest if we said less.
+	advertisedStreams = 200
+	// streamsPerConn is how many streams our client puts on a connection.
+	streamsPerConn = 100
+	// bulkConns is how many connections one key may have for the sake of bulk.
+	bulkConns = 3
+	// creditParts: credit is given back when 1/creditParts of a window has been
+	// taken by the application.
+	creditParts = 4
+)
+
+// Limit is the name of a limit, as [Trace.LimitHit] reports it.
+type Limit string
+
+// The limits on what a peer can make us hold or do.
+const (
+	// LimitHandshakes: too many connections that have not finished their
+	// handshake, in all or from one address. The oldest of them is closed.
+	LimitHandshakes Limit = "handshakes"
+	// LimitHandshakeTime: a TLS handshake that does not end.
+	LimitHandshakeTime Limit = "handshake-time"
+	// LimitSilent: a TCP connection that says nothing.
+	LimitSilent Limit = "silent"
+	// LimitPreface: TLS without an HTTP/2 preface and SETTINGS after it.
+	LimitPreface Limit = "preface"
+	// LimitConns: too many connections from one address.
+	LimitConns Limit = "connections"
+	// LimitStreams: a peer that goes on opening streams beyond what SETTINGS
+	// allow. Each is refused; who does not stop is sent away.
+	LimitStreams Limit = "streams"
+	// LimitHeaderBytes: a header larger than SETTINGS allow.
+	LimitHeaderBytes Limit = "header-bytes"
+	// LimitContinuation: a header in too many pieces.
+	LimitContinuation Limit = "continuation"
+	// LimitPing, LimitSettings, LimitControl: frames that cost us an answer or
+	// a lock and carry nothing.
+	LimitPing     Limit = "ping"
+	LimitSettings Limit = "settings"
+	LimitControl  Limit = "control"
+	// LimitRapidReset: streams opened only to be reset.
+	LimitRapidReset Limit = "rapid-reset"
+	// LimitEarlyData: DATA before the 2xx. The stream is reset; who does not
+	// stop is sent away.
+	LimitEarlyData Limit = "early-data"
+	// LimitWindow: more DATA than the windows allow, or a window beyond 2^31-1.
+	LimitWindow Limit = "window"
+	// LimitEmptyData, LimitTinyData: DATA frames with nothing or next to
+	// nothing in them.
+	LimitEmptyData Limit = "empty-data"
+	LimitTinyData  Limit = "tiny-data"
+	// LimitStray: DATA on streams that are closed, beyond what can have been on
+	// its way when they closed.
+	LimitStray Limit = "stray-data"
+	// LimitAnswers: answers (ACKs, resets) that wait because the peer asks
+	// without reading.
+	LimitAnswers Limit = "answers"
+	// LimitSlowReader: the peer's socket takes nothing while we have something
+	// for it.
+	LimitSlowReader Limit = "slow-reader"
+	// LimitBudget: bytes for an application that does not read, when the budget
+	// of the process is used up. The stream is reset.
+	LimitBudget Limit = "budget"
+)
+
+// rate is a token bucket: Burst at once, then PerSecond.
+type rate struct {
+	burst, perSecond int
+}
+
+// The rates at which a peer may send what costs us more than it carries. What
+// honest peers do is at least a factor of ten below.
+const (
+	// tinyData is a DATA frame that costs more to handle than it carries, in
+	// bytes of payload. A keystroke is one; a flood of them is none.
+	tinyData = 32
+	// maxContinuation is how many CONTINUATION frames a header may have: at the
+	// default frame size of 16 KiB four are enough for serverHeaderList.
+	maxContinuation = 8
+	// maxAnswers bounds the bytes of answers that wait to be written: some 900
+	// PING ACKs of 17 bytes.
+	maxAnswers = 16 << 10
+	// closedStreams is how many streams may be closed by us while the peer's
+	// window of DATA for each is still on its way.
+	strayBytes = 2 * connWindow
+)
+
+var (
+	// A peer sends one PING in ten seconds.
+	pingRate = rate{burst: 100, perSecond: 10}
+	// A peer sends SETTINGS once, and an ACK.
+	settingsRate = rate{burst: 20, perSecond: 1}
+	// WINDOW_UPDATE, PRIORITY and unknown frames; each KiB we send earns one.
+	controlRate = rate{burst: 10000, perSecond: 1000}
+	// Streams reset before they were answered: clients that give up.
+	rapidResetRate = rate{burst: 300, perSecond: 50}
+	// Streams reset after they were answered: applications that reset.
+	resetRate = rate{burst: 2000, perSecond: 500}
+	// Streams beyond the limit: one moment of disagreement about the count.
+	refusedRate = rate{burst: 200, perSecond: 10}
+	// DATA before 2xx: an honest client waits.
+	earlyDataRate = rate{burst: 20, perSecond: 1}
+	// Empty DATA without END_STREAM: nobody needs them.
+	emptyDataRate = rate{burst: 100, perSecond: 10}
+	// 100 people typing 100 keys a second.
+	tinyDataRate = rate{burst: 20000, perSecond: 10000}
+)
+
+// Limits tune a [Server]. The zero Limits are ready for use.
+type Limits struct {
+	// Handshakes is how many connections may be in their handshake at once, and
+	// HandshakesPerIP how many of them from one address. Zero means 1024 and 64.
+	Handshakes, HandshakesPerIP int
+	// ConnsPerIP is how many connections one address may hold. Zero means 512:
+	// at 100 streams each, 51200 streams to one pod.
+	ConnsPerIP int
+	// SilentTime is how long a TCP connection may say nothing, HandshakeTime
+	// how long TLS may take from its first byte, PrefaceTime how long the
+	// HTTP/2 preface may take after it. Zero means 5 s, 10 s and 5 s.
+	SilentTime, HandshakeTime, PrefaceTime time.Duration
+	// Streams is how many streams a connection may hold open. Zero means 200.
+	// Less than 100 makes a ztunnel hang.
+	Streams int
+	// HeaderBytes is the largest request header. Zero means 64 KiB.
+	HeaderBytes int
+}
+
+// withDefaults returns the limits in force.
+func (l Limits) withDefaults() Limits {
+	l.Handshakes = cmp.Or(l.Handshakes, 1024)
+	l.HandshakesPerIP = cmp.Or(l.HandshakesPerIP, 64)
+	l.ConnsPerIP = cmp.Or(l.ConnsPerIP, 512)
+	l.SilentTime = cmp.Or(l.SilentTime, 5*time.Second)
+	l.HandshakeTime = cmp.Or(l.HandshakeTime, 10*time.Second)
+	l.PrefaceTime = cmp.Or(l.PrefaceTime, 5*time.Second)
+	l.Streams = cmp.Or(l.Streams, advertisedStreams)
+	l.HeaderBytes = cmp.Or(l.HeaderBytes, serverHeaderList)
+	return l
+}
+
+// Tuning are the settings that both roles share. The zero Tuning is what
+// ztunnel uses.
+type Tuning struct {
+	// StreamWindow, ConnWindow and FrameSize are what we tell the peer, in
+	// bytes. Zero means 4 MiB, 16 MiB and 1 MiB.
+	StreamWindow, ConnWindow, FrameSize int
+	// PingInterval is the time between PINGs, PingTimeout how long an answer
+	// may take. Zero means 10 s and 20 s.
+	PingInterval, PingTimeout time.Duration
+	// StallTime is how long the peer's socket may take nothing while we have
+	// something for it. Zero means 20 s.
+	StallTime time.Duration
+}
+
+// withDefaults returns the tuning in force.
+func (t Tuning) withDefaults() Tuning {
+	t.StreamWindow = clamp(cmp.Or(t.StreamWindow, streamWindow), 64<<10-1, 1<<30)
+	t.ConnWindow = clamp(cmp.Or(t.ConnWindow, connWindow), 64<<10-1, 1<<30)
+	t.FrameSize = clamp(cmp.Or(t.FrameSize, maxFrame), 16<<10, 1<<24-1)
+	t.PingInterval = cmp.Or(t.PingInterval, 10*time.Second)
+	t.PingTimeout = cmp.Or(t.PingTimeout, 20*time.Second)
+	t.StallTime = cmp.Or(t.StallTime, 20*time.Second)
+	return t
+}
+
+// clamp returns v, or the end of the range that it passed.
+func clamp(v, low, high int) int { return max(low, min(v, high)) }

@@ -1,0 +1,67 @@
+package labapp
+
+import "time"
+
+// Ports of the servers.
+const (
+	HTTPPort   = 8080 // HTTP: says who it is and whom it sees
+	EchoPort   = 7000 // sends back what it gets
+	BannerPort = 7001 // speaks first, then echoes
+	SumPort    = 7002 // reads to the end, then answers with length and checksum
+	SourcePort = 7003 // gets a number in a line, sends so many bytes
+	TickerPort = 7004 // sends a line every 20 ms until the client is gone
+)
+
+// What a client can be asked to do.
+const (
+	DoHTTP   = "http"   // Count requests, each on a connection of its own
+	DoEcho   = "echo"   // send Text, read it back
+	DoBanner = "banner" // connect, read a line, say nothing before
+	DoUpload = "upload" // send Bytes, or until told to stop; end; read the sum
+	DoFetch  = "fetch"  // get Bytes and compare their sum
+	DoWatch  = "watch"  // hold a connection to a ticker and tell each line
+)
+
+// Request asks for one client.
+type Request struct {
+	Do      string        `json:"do"`
+	Address string        `json:"address"`
+	Text    string        `json:"text,omitempty"`
+	Count   int           `json:"count,omitempty"`
+	Bytes   int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
+	Rate    int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// Hello is what the HTTP server says.
+type Hello struct {
+	Pod    string `json:"pod"`
+	Remote string `json:"remote"` // the address that the server sees
+}
+
+// Sum is the answer of the summing server, and what an uploader has sent.
+type Sum struct {
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+// How a connection came to its end, as the client saw it.
+const (
+	EndedEOF     = "end"
+	EndedReset   = "reset"
+	EndedTimeout = "timeout"
+	EndedOther   = "other"
+)
+
+// Reply is a line of a client's answer. Progress lines have Done false.
+type Reply struct {
+	Done   bool    `json:"done"`
+	Error  string  `json:"error,omitempty"` // what went wrong, with Ended
+	Ended  string  `json:"ended,omitempty"`
+	Local  string  `json:"local,omitempty"` // the client's own address
+	Text   string  `json:"text,omitempty"`
+	Hellos []Hello `json:"hellos,omitempty"`
+	Sent   *Sum    `json:"sent,omitempty"`
+	Got    *Sum    `json:"got,omitempty"`
+	Ticks  int     `json:"ticks,omitempty"`
+}

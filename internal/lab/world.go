@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/lab/labapp"
+)
+
+// Ports of services and of the programs behind them; see labapp.
+const (
+	ServicePort = 80
+	HTTPPort    = labapp.HTTPPort
+)
+
+// PodSpec says which pod to start.
+type PodSpec struct {
+	Namespace      string
+	Name           string
+	App            string
+	ServiceAccount string
+	Node           int // counted from 1
+
+	// MeshLabel is the pod's own dataplane-mode: "ambient", "none", or empty for
+	// what its namespace says.
+	MeshLabel string
+}
+
+// Service is a ClusterIP service of the lab.
+type Service struct {
+	Namespace string
+	Name      string
+	App       string
+	Address   netip.Addr
+}
+
+// AddrPort is where clients call the service.
+func (s *Service) AddrPort() netip.AddrPort { return netip.AddrPortFrom(s.Address, ServicePort) }
+
+// meshNamespaces are the namespaces of the lab, and whether their pods are in
+// the mesh.
+func meshNamespaces() map[string]bool {
+	return map[string]bool{"shop": true, "books": true, "bank": true, "outside": false}
+}
+
+// meshPods are the pods of the lab, in the order in which they start.
+func meshPods() []PodSpec {
+	return []PodSpec{
+		{Namespace: "shop", Name: "web", App: "web", ServiceAccount: "web", Node: 1},
+		{Namespace: "shop", Name: "cart", App: "cart", ServiceAccount: "cart", Node: 2},
+		{Namespace: "books", Name: "api-1", App: "api", ServiceAccount: "api", Node: 1},
+		{Namespace: "books", Name: "api-2", App: "api", ServiceAccount: "api", Node: 2},
+		{Namespace: "books", Name: "api-3", App: "api", ServiceAccount: "api", Node: 2},
+		{Namespace: "bank", Name: "teller", App: "teller", ServiceAccount: "teller", Node: 1},
+		{Namespace: "bank", Name: "ledger", App: "ledger", ServiceAccount: "ledger", Node: 2},
+		{Namespace: "outside", Name: "visitor", App: "visitor", ServiceAccount: "visitor", Node: 1},
+	}
+}
+
+// meshServices are the services of the lab.
+func meshServices() []*Service {
+	return []*Service{
+		{Namespace: "books", Name: "api", App: "api", Address: serviceAddr(10)},
+		{Namespace: "bank", Name: "ledger", App: "ledger", Address: serviceAddr(20)},
+	}
+}
+
+// writeWorld writes the manifests that do not depend on running pods.
+func (l *Lab) writeWorld() error {
+	var docs []any
+	for _, name := range []string{"shop", "books", "bank", "outside"} {
+		docs = append(docs, namespaceManifest(name, meshNamespaces()[name]))
+	}
+	for _, n := range l.nodes {
+		docs = append(docs, nodeManifest(n))
+	}
+	if err := l.manifests.Apply("cluster", docs...); err != nil {
+		return err
+	}
+	docs = nil
+	seen := map[[2]string]bool{}
+	for _, p := range meshPods() {
+		if key := [2]string{p.Namespace, p.ServiceAccount}; !seen[key] {
+			seen[key] = true
+			docs = append(docs, serviceAccountManifest(p.Namespace, p.ServiceAccount))
+		}
+	}
+	if err := l.manifests.Apply("service-accounts", docs...); err != nil {
+		return err
+	}
+	docs = nil
+	l.services = meshServices()
+	for _, s := range l.services {
+		docs = append(docs, serviceManifest(s))
+	}
+	return l.manifests.Apply("services", docs...)
+}

@@ -3,12 +3,13 @@
 //
 // # How bytes move
 //
-// The kernel moves them: splice takes bytes from one socket into a pipe and
-// from the pipe into the other socket, and they never enter this process. A
-// direction borrows a pipe only while bytes are under way, so an idle
-// connection holds no pipe and no buffer. Where splice is not to be had, and
-// where no pipe can be made (out of descriptors), bytes go through a buffer
-// instead: slower, but they go.
+// Large steps the kernel makes: splice takes bytes from one socket into a pipe
+// and from the pipe into the other socket, and they never enter this process.
+// Small ones go through a buffer, which costs less than two splices. Each step
+// is judged by the one before it. A direction borrows its pipe or buffer only
+// while bytes are under way, so an idle connection holds neither. Where splice
+// is not to be had, and where no pipe can be made (out of descriptors), all
+// goes through the buffer: slower, but it goes.
 //
 // [Counters] are live: each step adds what the receiving socket took.
 //

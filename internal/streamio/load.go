@@ -15,9 +15,11 @@ const (
 	// A pipe costs two descriptors and four system calls to make.
 	idlePipes = 64
 
-	// bufferSize is how much one step copies where splice is not to be had. It
-	// is our choice: one step of a stream that is not idle.
-	bufferSize = 64 << 10
+	// bufferSize is how much one step copies, in bytes. A stream whose steps
+	// are smaller is copied, one whose steps fill the buffer is spliced.
+	// Measured: BenchmarkEcho (1 KiB copied takes 8 % less than spliced) and
+	// BenchmarkBulk.
+	bufferSize = 32 << 10
 
 	// setPipeSize is F_SETPIPE_SZ. Source: linux/fcntl.h.
 	setPipeSize = 1031
@@ -33,29 +35,53 @@ type load struct {
 	len  int // bytes in it
 	pipe *pipe
 	buf  *buffer
-	off  int  // where the bytes in buf begin
-	copy bool // splice has refused these sockets: use a buffer from now on
+	off  int // where the bytes in buf begin
+
+	bulk   bool // the last step was a large one
+	copies bool // splice is not to be had here
 }
 
 // fill takes bytes from the socket src. The load must be empty.
 func (l *load) fill(src int) (int, error) {
-	if l.pipe == nil && l.buf == nil && !l.copy {
-		l.pipe, _ = pipes.get() // no pipe, for instance no descriptors: copy
-	}
-	if l.pipe != nil {
-		n, err := splice(src, l.pipe.w, pipeSize)
-		if !unsupported(err) {
-			l.len = n
+	if l.bulk && !l.copies {
+		n, err := l.splice(src)
+		if !l.copies {
 			return n, err
 		}
-		l.copy = true
-		l.release()
+	}
+	if l.pipe != nil {
+		l.release() // the stream has become a trickle
 	}
 	if l.buf == nil {
 		l.buf = buffers.Get().(*buffer)
 	}
 	n, err := ignoringEINTR(syscall.Read, src, l.buf[:])
 	l.len, l.off = n, 0
+	if err == nil {
+		l.bulk = n == bufferSize
+	}
+	return n, err
+}
+
+// splice is fill without a copy. It sets l.copies when that cannot be done;
+// nothing has been taken then.
+func (l *load) splice(src int) (n int, err error) {
+	if l.pipe == nil {
+		l.release() // of the buffer
+		if l.pipe, err = pipes.get(); err != nil {
+			l.copies = true // most likely there are no more descriptors
+			return 0, nil
+		}
+	}
+	n, err = splice(src, l.pipe.w, pipeSize)
+	if unsupported(err) {
+		l.copies = true
+		return 0, nil
+	}
+	l.len = n
+	if err == nil {
+		l.bulk = n >= bufferSize
+	}
 	return n, err
 }
 

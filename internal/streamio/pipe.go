@@ -63,7 +63,13 @@ func (e *CopyError) Unwrap() error { return e.Err }
 //
 // Source for half-close: RFC 9293, section 3.6.
 func Pipe(ctx context.Context, client, server *net.TCPConn, c *Counters) error {
+	return pipeWith(ctx, client, server, c, false)
+}
+
+// pipeWith is Pipe; with copies it does without splice.
+func pipeWith(ctx context.Context, client, server *net.TCPConn, c *Counters, copies bool) error {
 	f := &flow{client: client, server: server}
+	f.sent.load.copies, f.received.load.copies = copies, copies
 	if err := f.wire(c); err != nil {
 		f.breakBoth(err)
 		return err

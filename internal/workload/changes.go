@@ -30,7 +30,9 @@ func (c *changes) addWorkload(w *Workload) {
 	c.differs = true
 	t := &c.next.workloads
 	t.byUID = t.byUID.set(c.edit, w.UID, w)
-	addTo(&t.byPod, c.edit, w.Subject(), w, comparePods(c.next.cfg.NodeName))
+	if c.next.local(w) {
+		addTo(&t.byPod, c.edit, w.Subject(), w, comparePods)
+	}
 	if w.Hostname != "" {
 		addTo(&t.byHost, c.edit, foldHost(w.Hostname), w, compareUIDs)
 	}
@@ -55,7 +57,9 @@ func (c *changes) removeWorkload(uid string) bool {
 	c.differs = true
 	t := &c.next.workloads
 	t.byUID = t.byUID.del(c.edit, uid)
-	removeFrom(&t.byPod, c.edit, w.Subject(), w)
+	if c.next.local(w) {
+		removeFrom(&t.byPod, c.edit, w.Subject(), w)
+	}
 	if w.Hostname != "" {
 		removeFrom(&t.byHost, c.edit, foldHost(w.Hostname), w)
 	}

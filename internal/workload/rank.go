@@ -46,24 +46,13 @@ func holderRank(w *Workload) int {
 // ever read for.
 func isPod(w *Workload) bool { return strings.Contains(w.UID, "//Pod/") }
 
-// comparePods orders workloads of one name, best first: on this node, real pods,
-// then by UID.
-func comparePods(node string) func(a, b *Workload) int {
-	return func(a, b *Workload) int {
-		return cmp.Or(
-			-compareBools(a.Node == node, b.Node == node),
-			-compareBools(isPod(a), isPod(b)),
-			compareUIDs(a, b),
-		)
-	}
-}
-
-// compareBools orders false before true.
-func compareBools(a, b bool) int {
+// comparePods orders local workloads of one name, best first: real pods, then by
+// UID.
+func comparePods(a, b *Workload) int {
 	switch {
-	case a == b:
-		return 0
-	case b:
+	case isPod(a) == isPod(b):
+		return compareUIDs(a, b)
+	case isPod(a):
 		return -1
 	}
 	return 1

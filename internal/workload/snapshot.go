@@ -26,7 +26,7 @@ type workloadTables struct {
 	byUID  table[string, *Workload]
 	byAddr table[NetworkAddr, []*Workload]    // best first
 	byHost table[string, []*Workload]         // by UID
-	byPod  table[policy.Subject, []*Workload] // best first
+	byPod  table[policy.Subject, []*Workload] // of this node, best first
 	// endpoints are kept by service key whether or not the service is known.
 	endpoints table[Key, *endpointSet]
 }
@@ -145,8 +145,16 @@ func (s *Snapshot) LookupGateway(g Gateway) (*Workload, *Service) {
 	return first(s.workloads.byHost, foldHost(g.Host.Hostname)), nil
 }
 
-// LookupPod finds a local pod as the control plane knows it.
+// local reports whether w could be a pod of this node. A pod elsewhere of the
+// same names, say in another cluster, must not stand in for it.
+func (s *Snapshot) local(w *Workload) bool {
+	return s.cfg.NodeName == "" || w.Node == s.cfg.NodeName
+}
+
+// LookupPod finds a pod of this node as the control plane knows it. An empty
+// service account means "default".
 func (s *Snapshot) LookupPod(p policy.Subject) (*Workload, bool) {
+	p.ServiceAccount = orDefault(p.ServiceAccount, DefaultServiceAccount)
 	w := first(s.workloads.byPod, p)
 	return w, w != nil
 }
@@ -157,6 +165,7 @@ func (s *Snapshot) LookupSource(p policy.Subject) (*Workload, bool) {
 	if w, ok := s.LookupPod(p); ok {
 		return w, true
 	}
+	p.ServiceAccount = orDefault(p.ServiceAccount, DefaultServiceAccount)
 	w := first(s.seeds.byPod, p)
 	return w, w != nil
 }

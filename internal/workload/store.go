@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -26,7 +25,7 @@ const (
 // unnamed network.
 type Config struct {
 	Network       string // of this node
-	NodeName      string // workloads of one name: that on this node is meant
+	NodeName      string // only workloads of this node are local pods; empty: all
 	ClusterID     string // of seeds; empty means Kubernetes
 	TrustDomain   string // of seeds; empty means cluster.local
 	ClusterDomain string // for display; empty means cluster.local
@@ -264,7 +263,7 @@ func seedSubject(w LocalWorkload) policy.Subject {
 	return policy.Subject{
 		Name:           w.Name,
 		Namespace:      w.Namespace,
-		ServiceAccount: orDefault(strings.TrimSpace(w.ServiceAccount), DefaultServiceAccount),
+		ServiceAccount: orDefault(w.ServiceAccount, DefaultServiceAccount),
 	}
 }
 

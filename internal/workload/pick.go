@@ -68,14 +68,13 @@ func candidate(svc *Service, ep *Endpoint, o PickOptions, target uint16, known b
 	if o.Waypoint {
 		return known || w.AppTunnel != nil
 	}
-	_, maps := ep.Ports[o.Port]
-	return target != 0 || maps
+	return target != 0 || ep.Ports[o.Port] != 0
 }
 
 // endpointPort maps a service port: the endpoint's own mapping counts first,
 // then that of the service; with a port of an application tunnel none is needed.
 func endpointPort(ep *Endpoint, port, target uint16) (uint16, bool) {
-	if own, ok := ep.Ports[port]; ok {
+	if own := ep.Ports[port]; own != 0 {
 		return own, true
 	}
 	if target != 0 {

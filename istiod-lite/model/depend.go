@@ -1,0 +1,198 @@
+package model
+
+import (
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	security "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryapi "k8s.io/api/discovery/v1"
+)
+
+// dirty are the objects that must be derived anew.
+type dirty map[Key]struct{}
+
+// add marks one object.
+func (d dirty) add(key Key) { d[key] = struct{}{} }
+
+// dependOnNamespace marks what reads labels or annotations of a namespace.
+func (m *Model) dependOnNamespace(namespace string, d dirty) {
+	s := m.space(namespace)
+	for name := range s.services {
+		d.add(Key{KindService, namespace, name})
+	}
+	for name := range s.serviceEntries {
+		d.add(Key{KindServiceEntry, namespace, name})
+	}
+}
+
+// dependOnNode marks the pods of a node: they take its locality.
+func (m *Model) dependOnNode(node string, d dirty) {
+	for key := range m.onNode[node] {
+		d.add(key)
+	}
+}
+
+// indexPod keeps the pods by node.
+func (m *Model) indexPod(key Key, old, now *corev1.Pod) {
+	if old != nil {
+		delete(m.onNode[old.Spec.NodeName], key)
+		if len(m.onNode[old.Spec.NodeName]) == 0 {
+			delete(m.onNode, old.Spec.NodeName)
+		}
+	}
+	if now != nil && now.Spec.NodeName != "" {
+		on := m.onNode[now.Spec.NodeName]
+		if on == nil {
+			on = map[Key]*corev1.Pod{}
+			m.onNode[now.Spec.NodeName] = on
+		}
+		on[key] = now
+	}
+}
+
+// dependOnService marks what is an endpoint of a service, before or now, and
+// service entries, which yield to a service of the same host name.
+func (m *Model) dependOnService(key Key, old, now *corev1.Service, d dirty) {
+	d.add(key)
+	s := m.space(key.Namespace)
+	for _, service := range []*corev1.Service{old, now} {
+		if service != nil {
+			m.markSelected(key.Namespace, service.Spec.Selector, true, d)
+		}
+	}
+	for name, slice := range s.slices {
+		if serviceOf(slice) != key.Name {
+			continue
+		}
+		d.add(Key{KindEndpointSlice, key.Namespace, name})
+		for _, pod := range podsOf(slice) {
+			d.add(Key{KindPod, key.Namespace, pod})
+		}
+	}
+	m.markServiceEntries(key.Namespace, d)
+}
+
+// dependOnSlice marks the pods that a slice refers to, before or now.
+func (m *Model) dependOnSlice(key Key, old, now *discoveryapi.EndpointSlice, d dirty) {
+	d.add(key)
+	s := m.space(key.Namespace)
+	if old != nil {
+		for _, pod := range podsOf(old) {
+			d.add(Key{KindPod, key.Namespace, pod})
+			delete(s.podSlices[pod], key.Name)
+			if len(s.podSlices[pod]) == 0 {
+				delete(s.podSlices, pod)
+			}
+		}
+	}
+	if now != nil {
+		for _, pod := range podsOf(now) {
+			d.add(Key{KindPod, key.Namespace, pod})
+			if s.podSlices[pod] == nil {
+				s.podSlices[pod] = map[string]bool{}
+			}
+			s.podSlices[pod][key.Name] = true
+		}
+	}
+}
+
+// dependOnPolicy marks the workloads that a policy selects, before or now.
+func (m *Model) dependOnPolicy(key Key, old, now *security.AuthorizationPolicy, d dirty) {
+	d.add(key)
+	for _, policy := range []*security.AuthorizationPolicy{old, now} {
+		if policy == nil || policy.Spec.Selector == nil {
+			continue
+		}
+		for _, namespace := range m.reach(key.Namespace) {
+			m.markSelected(namespace, policy.Spec.Selector.GetMatchLabels(), false, d)
+		}
+	}
+}
+
+// dependOnPeerAuthentication marks the workloads whose mode it may decide, and
+// other PeerAuthentications that inherit from it.
+func (m *Model) dependOnPeerAuthentication(key Key, old, now *security.PeerAuthentication, d dirty) {
+	d.add(key)
+	d.add(Key{Kind: kindStaticStrict})
+	for _, peer := range []*security.PeerAuthentication{old, now} {
+		switch {
+		case peer == nil:
+		case len(selectorOf(peer)) > 0:
+			m.markSelected(key.Namespace, selectorOf(peer), false, d)
+		default:
+			for _, namespace := range m.reach(key.Namespace) {
+				m.markSelected(namespace, nil, false, d)
+				for name := range m.space(namespace).peers {
+					d.add(Key{KindPeerAuthentication, namespace, name})
+				}
+			}
+		}
+	}
+}
+
+// dependOnServiceEntry marks the workloads that an entry selected before, and all
+// entries of the namespace: of one host name only the oldest is served.
+func (m *Model) dependOnServiceEntry(key Key, old *networking.ServiceEntry, d dirty) {
+	d.add(key)
+	if old != nil {
+		m.markSelected(key.Namespace, old.Spec.GetWorkloadSelector().GetLabels(), true, d)
+	}
+	m.markServiceEntries(key.Namespace, d)
+}
+
+// markServiceEntries marks the service entries of a namespace, and what they
+// select: when one comes or goes, another may win or lose a host name.
+func (m *Model) markServiceEntries(namespace string, d dirty) {
+	for name, entry := range m.space(namespace).serviceEntries {
+		d.add(Key{KindServiceEntry, namespace, name})
+		m.markSelected(namespace, entry.Spec.GetWorkloadSelector().GetLabels(), true, d)
+	}
+}
+
+// markSelected marks pods and entries with the labels. No labels select all,
+// unless those of a service, where they select none.
+func (m *Model) markSelected(namespace string, selector map[string]string, ofService bool, d dirty) {
+	if ofService && len(selector) == 0 {
+		return
+	}
+	s := m.space(namespace)
+	for name, pod := range s.pods {
+		if selects(selector, pod.Labels) {
+			d.add(Key{KindPod, namespace, name})
+		}
+	}
+	for name, entry := range s.entries {
+		if selects(selector, labelsOf(entry)) {
+			d.add(Key{KindWorkloadEntry, namespace, name})
+		}
+	}
+	if ofService {
+		return
+	}
+	for name, entry := range s.serviceEntries {
+		if selects(selector, entry.Labels) {
+			d.add(Key{KindServiceEntry, namespace, name})
+		}
+	}
+}
+
+// reach are the namespaces that policies of a namespace apply to.
+func (m *Model) reach(namespace string) []string {
+	if namespace != m.cfg.RootNamespace {
+		return []string{namespace}
+	}
+	var all []string
+	for name := range m.spaces {
+		all = append(all, name)
+	}
+	return all
+}
+
+// selects reports whether labels hold all that selector asks for.
+func selects(selector, labels map[string]string) bool {
+	for key, want := range selector {
+		if got, ok := labels[key]; !ok || got != want {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,170 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
+	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
+)
+
+// Kind is the kind of an object that the model reads.
+type Kind string
+
+// The kinds that the model reads. The Go types are those of k8s.io/api,
+// istio.io/client-go (v1) and sigs.k8s.io/gateway-api.
+const (
+	KindNamespace           Kind = "Namespace"
+	KindNode                Kind = "Node"
+	KindServiceAccount      Kind = "ServiceAccount"
+	KindPod                 Kind = "Pod"
+	KindService             Kind = "Service"
+	KindEndpointSlice       Kind = "EndpointSlice"
+	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
+	KindPeerAuthentication  Kind = "PeerAuthentication"
+	KindWorkloadEntry       Kind = "WorkloadEntry"
+	KindServiceEntry        Kind = "ServiceEntry"
+	KindGateway             Kind = "Gateway"
+)
+
+// ClusterScoped reports whether objects of the kind have no namespace.
+func (k Kind) ClusterScoped() bool { return k == KindNamespace || k == KindNode }
+
+// Key names an object. It is comparable.
+type Key struct {
+	Kind      Kind
+	Namespace string // empty for kinds without one
+	Name      string
+}
+
+// String is "Pod shop/web".
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return string(k.Kind) + " " + k.Name
+	}
+	return string(k.Kind) + " " + k.Namespace + "/" + k.Name
+}
+
+// Object is a pointer to one of the Go types named at [Kind].
+type Object = metav1.Object
+
+// Event is one change of the world: an object came, changed, or went.
+type Event struct {
+	Key    Key
+	Object Object // nil: the object is gone
+}
+
+// Type is the type of what a [Change] is about.
+type Type uint8
+
+// The types of changes, in the order in which proxies should learn of them.
+const (
+	TypeAuthorization Type = iota + 1 // a policy
+	TypeAddress                       // a workload or a service
+	TypeCondition                     // what the author of an object should know
+)
+
+// String is a short name for people.
+func (t Type) String() string {
+	switch t {
+	case TypeAuthorization:
+		return "authorization"
+	case TypeAddress:
+		return "address"
+	case TypeCondition:
+		return "condition"
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
+
+// Resource is one resource as proxies receive it. It is never changed.
+type Resource struct {
+	Type Type
+	Name string
+
+	// Wire holds name, version (a hash of the content), aliases and content. It
+	// may be sent to many proxies at once.
+	Wire *discoveryv3.Resource
+
+	// Services are the resource names of the services that a workload backs.
+	Services []string
+	// Node is the node of a pod.
+	Node string
+	// Healthy reports whether a workload takes new connections.
+	Healthy bool
+}
+
+// Version is a hash of the content.
+func (r *Resource) Version() string { return r.Wire.Version }
+
+// Message is the content.
+func (r *Resource) Message() (proto.Message, error) {
+	var m proto.Message = &workloadapi.Address{}
+	if r.Type == TypeAuthorization {
+		m = &securityapi.Authorization{}
+	}
+	return m, r.Wire.Resource.UnmarshalTo(m)
+}
+
+// Change is one difference that an [Event] made.
+type Change struct {
+	Type Type
+
+	// Name of the resource. Empty for conditions.
+	Name string
+	// Resource is what stands now. Nil: it is gone.
+	Resource *Resource
+
+	// Object is whose conditions changed, and Conditions are all it has now.
+	Object     Key
+	Conditions []Condition
+
+	// Urgent changes must not wait for others: something went, or takes no new
+	// connections any more.
+	Urgent bool
+}
+
+// String is one line.
+func (c Change) String() string {
+	switch {
+	case c.Type == TypeCondition:
+		return fmt.Sprintf("condition %v: %s", c.Object, joinConditions(c.Conditions))
+	case c.Resource == nil:
+		return fmt.Sprintf("- %v %s", c.Type, c.Name)
+	}
+	return fmt.Sprintf("+ %v %s@%s", c.Type, c.Name, c.Resource.Version())
+}
+
+// Condition is what the author of an object should know. It is comparable.
+type Condition struct {
+	Type    string // such as ZtunnelAccepted
+	True    bool
+	Reason  string // one word
+	Message string
+}
+
+// String is "ZtunnelAccepted=False UnsupportedValue: why".
+func (c Condition) String() string {
+	value := "False"
+	if c.True {
+		value = "True"
+	}
+	text := c.Type + "=" + value + " " + c.Reason
+	if c.Message != "" {
+		text += ": " + c.Message
+	}
+	return text
+}
+
+// joinConditions writes conditions in one line.
+func joinConditions(all []Condition) string {
+	var texts []string
+	for _, c := range all {
+		texts = append(texts, c.String())
+	}
+	return strings.Join(texts, "; ")
+}

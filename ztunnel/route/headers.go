@@ -1,0 +1,258 @@
+package route
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/workload"
+)
+
+// Names of the headers that proxies add to a CONNECT request.
+const (
+	HeaderForwarded   = "forwarded"
+	HeaderBaggage     = "baggage"
+	HeaderTraceparent = "traceparent"
+	// HeaderNetwork names the sender's network on a stream that crossed one.
+	HeaderNetwork = "x-forwarded-network"
+)
+
+// Forwarded says on whose behalf a tunnel stream was opened.
+type Forwarded struct {
+	For  netip.AddrPort // the client; invalid when the header does not say
+	Host string         // the service that the client called, or ""
+}
+
+// String is the header value. Source: RFC 7239, section 4.
+func (f Forwarded) String() string {
+	var parts []string
+	if f.For.IsValid() {
+		parts = append(parts, `for="`+f.For.String()+`"`)
+	}
+	if f.Host != "" && isToken(f.Host) {
+		parts = append(parts, "host="+f.Host)
+	}
+	return strings.Join(parts, ";")
+}
+
+// ParseForwarded reads the first element of the header: pairs in any order, with
+// or without quotes. What it does not understand it leaves out.
+func ParseForwarded(value string) Forwarded {
+	var f Forwarded
+	element, _ := cutUnquoted(value, ',')
+	for rest := element; rest != ""; {
+		var pair string
+		pair, rest = cutUnquoted(rest, ';')
+		name, v, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if !ok {
+			continue
+		}
+		v = unquote(v)
+		switch {
+		case strings.EqualFold(name, "for") && !f.For.IsValid():
+			if ap, err := netip.ParseAddrPort(v); err == nil && ap.Addr().Zone() == "" {
+				f.For = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+			}
+		case strings.EqualFold(name, "host") && f.Host == "" && isToken(v):
+			f.Host = v
+		}
+	}
+	return f
+}
+
+// cutUnquoted cuts s at the first sep that is not between quotes.
+func cutUnquoted(s string, sep byte) (before, after string) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+		case quoted && s[i] == '\\':
+			i++ // the next byte is meant as it is
+		case !quoted && s[i] == sep:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
+}
+
+// unquote takes the quotes off a value, if it has them.
+func unquote(s string) string {
+	s = strings.TrimSpace(s)
+	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
+		s = s[1 : len(s)-1]
+	}
+	return s
+}
+
+// isToken reports whether s can stand in a header without quotes: visible ASCII
+// without separators. Host names with a port are taken as well.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`",;=\`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// Baggage is what one proxy tells the other about a workload. It is for records
+// only: nothing in it is proven.
+type Baggage struct {
+	Cluster        string
+	Namespace      string
+	WorkloadType   workload.Type
+	WorkloadName   string
+	ServiceName    string // canonical name
+	ServiceVersion string // canonical revision
+	Region         string
+	Zone           string
+}
+
+// Keys of baggage, in the order in which they are written. Between namespace and
+// service name stands k8s.<type>.name.
+const (
+	baggageCluster   = "k8s.cluster.name"
+	baggageNamespace = "k8s.namespace.name"
+	baggageService   = "service.name"
+	baggageVersion   = "service.version"
+	baggageRegion    = "cloud.region"
+	baggageZone      = "cloud.availability_zone"
+)
+
+// BaggageOf describes w.
+func BaggageOf(w *workload.Workload) Baggage {
+	return Baggage{
+		Cluster:        w.ClusterID,
+		Namespace:      w.Namespace,
+		WorkloadType:   w.Type,
+		WorkloadName:   w.WorkloadName,
+		ServiceName:    w.CanonicalName,
+		ServiceVersion: w.CanonicalRevision,
+		Region:         w.Locality.Region,
+		Zone:           w.Locality.Zone,
+	}
+}
+
+// String is the header value. Empty values, and those that cannot stand in a
+// header, are left out. Source: W3C Baggage, section 3.2.
+func (b Baggage) String() string {
+	var out []string
+	add := func(key, value string) {
+		if isToken(value) {
+			out = append(out, key+"="+value)
+		}
+	}
+	add(baggageCluster, b.Cluster)
+	add(baggageNamespace, b.Namespace)
+	add("k8s."+b.WorkloadType.String()+".name", b.WorkloadName)
+	add(baggageService, b.ServiceName)
+	add(baggageVersion, b.ServiceVersion)
+	add(baggageRegion, b.Region)
+	add(baggageZone, b.Zone)
+	return strings.Join(out, ",")
+}
+
+// ParseBaggage reads header lines. Of a member only what stands between the
+// first and the second '=' counts; unknown keys and values that could not be
+// written are left out, later members replace earlier ones.
+func ParseBaggage(lines ...string) Baggage {
+	var b Baggage
+	for _, line := range lines {
+		for member := range strings.SplitSeq(line, ",") {
+			key, value, _ := strings.Cut(member, "=")
+			value, _, _ = strings.Cut(value, "=")
+			value, _, _ = strings.Cut(value, ";")
+			if value = strings.TrimSpace(value); isToken(value) {
+				b.set(strings.TrimSpace(key), value)
+			}
+		}
+	}
+	return b
+}
+
+func (b *Baggage) set(key, value string) {
+	switch key {
+	case baggageCluster:
+		b.Cluster = value
+	case baggageNamespace:
+		b.Namespace = value
+	case baggageService:
+		b.ServiceName = value
+	case baggageVersion:
+		b.ServiceVersion = value
+	case baggageRegion:
+		b.Region = value
+	case baggageZone:
+		b.Zone = value
+	default:
+		for _, t := range []workload.Type{workload.TypeDeployment, workload.TypeCronJob, workload.TypePod, workload.TypeJob} {
+			if key == "k8s."+t.String()+".name" {
+				b.WorkloadType, b.WorkloadName = t, value
+			}
+		}
+	}
+}
+
+// Traceparent names a trace and the span that is the parent of what follows.
+// The zero Traceparent means "none". It is comparable.
+type Traceparent struct {
+	Trace [16]byte
+	Span  [8]byte
+	Flags byte
+}
+
+// NewTraceparent makes a random one, not sampled. fill fills its argument with
+// random bytes; crypto/rand.Read does.
+func NewTraceparent(fill func([]byte) (int, error)) (Traceparent, error) {
+	var t Traceparent
+	if _, err := fill(t.Trace[:]); err != nil {
+		return Traceparent{}, fmt.Errorf("random trace id: %w", err)
+	}
+	if _, err := fill(t.Span[:]); err != nil {
+		return Traceparent{}, fmt.Errorf("random span id: %w", err)
+	}
+	return t, nil
+}
+
+// String is the header value. Source: W3C Trace Context, section 3.2.
+func (t Traceparent) String() string {
+	return fmt.Sprintf("00-%x-%x-%02x", t.Trace, t.Span, t.Flags)
+}
+
+// ParseTraceparent reads a header value. A version above 00 may have more at its
+// end; version ff and ids of zeros are invalid.
+func ParseTraceparent(s string) (Traceparent, error) {
+	const size = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-00")
+	bad := func(why string) (Traceparent, error) {
+		return Traceparent{}, fmt.Errorf("traceparent: %s", why)
+	}
+	switch {
+	case len(s) < size:
+		return bad("too short")
+	case strings.ContainsAny(s[:size], "ABCDEF"):
+		return bad("hex digits are not lower case")
+	case s[2] != '-' || s[35] != '-' || s[52] != '-':
+		return bad("want version-trace-span-flags")
+	case s[:2] == "ff":
+		return bad("version ff is invalid")
+	case s[:2] == "00" && len(s) > size, len(s) > size && s[size] != '-':
+		return bad("too long")
+	}
+	var t Traceparent
+	var small [1]byte
+	for _, part := range []struct {
+		text string
+		into []byte
+	}{{s[:2], small[:]}, {s[3:35], t.Trace[:]}, {s[36:52], t.Span[:]}, {s[53:55], small[:]}} {
+		if _, err := hex.Decode(part.into, []byte(part.text)); err != nil {
+			return bad(err.Error())
+		}
+	}
+	t.Flags = small[0]
+	if t.Trace == ([16]byte{}) || t.Span == ([8]byte{}) {
+		return bad("an id is all zeros")
+	}
+	return t, nil
+}

@@ -1,0 +1,270 @@
+package netns
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Mark is the SO_MARK of every socket that the proxy makes inside a pod, so
+	// that the pod's rules tell its packets from the application's. The ambient
+	// ecosystem's number.
+	Mark = 0x539
+
+	// MarkMask is which bits of a mark count.
+	MarkMask = 0xfff
+
+	// connectTimeout bounds each connect. The ecosystem's number.
+	connectTimeout = 10 * time.Second
+
+	// keepAlive is the quiet after which a peer is probed and the time between
+	// probes; keepAliveProbes is how many may go unanswered. The ecosystem's
+	// numbers.
+	keepAlive       = 180 * time.Second
+	keepAliveProbes = 9
+)
+
+// ErrNotLocal says that a spoofed dial was asked for an address that is not in
+// the namespace. Such a packet would leave by the network, in plaintext.
+var ErrNotLocal = errors.New("the address is not local in the namespace")
+
+// SocketOptions tune the sockets that are made inside a namespace. The zero
+// value is what ztunnel uses.
+type SocketOptions struct {
+	// Mark is the SO_MARK. Zero means [Mark]; NoMark means none.
+	Mark uint32
+
+	// NoMark leaves the socket without a mark, as an application's is.
+	NoMark bool
+
+	// UserTimeout is how long sent bytes may stay unacknowledged before the
+	// connection ends (TCP_USER_TIMEOUT). Zero leaves it to the kernel.
+	UserTimeout time.Duration
+
+	// Transparent says what becomes of a listener that cannot be transparent
+	// (IP_TRANSPARENT): by default it does without.
+	Transparent Transparency
+}
+
+// Transparency is whether a listener must accept connections for addresses that
+// are not its own.
+type Transparency uint8
+
+const (
+	TransparentIfPossible Transparency = iota // try, and do without
+	TransparentAlways                         // fail when it is impossible
+	TransparentNever                          // do not try
+)
+
+// DialOptions say where a connection goes, and as whom.
+type DialOptions struct {
+	// Remote is where to. Required.
+	Remote netip.AddrPort
+
+	// Local is the source address to show, with a port of the kernel's choice;
+	// it need not be an address of the namespace. Invalid means the kernel's
+	// choice. With Local set, Remote must be local in the namespace.
+	Local netip.Addr
+
+	// Timeout bounds the connect. Zero means 10 seconds.
+	Timeout time.Duration
+
+	SocketOptions
+}
+
+// Listen listens on addr inside the namespace. The network is tcp, tcp4 or tcp6;
+// tcp on [::] takes IPv4 too, and where the namespace has no IPv6 it listens on
+// 0.0.0.0 instead. Several listeners may share a port (SO_REUSEPORT).
+// Connections have keep-alive and TCP_NODELAY on.
+func (n *NS) Listen(ctx context.Context, network string, addr netip.AddrPort, opts SocketOptions) (*net.TCPListener, error) {
+	cfg := net.ListenConfig{
+		KeepAlive: -1, // connections inherit what control sets on the listener
+		Control: func(network, _ string, c syscall.RawConn) error {
+			return control(c, func(fd int) error { return setListenOptions(fd, network, opts) })
+		},
+	}
+	cfg.SetMultipathTCP(false) // its sockets cannot be spliced
+	var l net.Listener
+	err := n.Do(func() (err error) {
+		l, err = cfg.Listen(ctx, network, addr.String())
+		if err != nil && network == "tcp" && addr.Addr() == netip.IPv6Unspecified() && lacksIPv6(err) {
+			v4 := netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port())
+			l, err = cfg.Listen(ctx, "tcp4", v4.String())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w in netns %s", err, n.name)
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// lacksIPv6 says whether err comes from a stack without IPv6.
+func lacksIPv6(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// setListenOptions prepares a listening socket.
+func setListenOptions(fd int, network string, opts SocketOptions) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
+	}
+	if opts.Transparent != TransparentNever {
+		if err := setTransparent(fd, network); err != nil && opts.Transparent == TransparentAlways {
+			return fmt.Errorf("%w: needs CAP_NET_ADMIN", err)
+		}
+	}
+	if err := setKeepAlive(fd); err != nil {
+		return err
+	}
+	return setCommonOptions(fd, opts)
+}
+
+// setKeepAlive turns on probes of a quiet peer.
+func setKeepAlive(fd int) error {
+	seconds := int(keepAlive / time.Second)
+	return os.NewSyscallError("setsockopt keepalive", cmp.Or(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes),
+	))
+}
+
+// setTransparent lets fd use addresses that are not the namespace's. An IPv6
+// socket needs both levels: it carries IPv4 too.
+func setTransparent(fd int, network string) error {
+	if network == "tcp6" || network == "tcp" {
+		if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1); err != nil {
+			return os.NewSyscallError("setsockopt IPV6_TRANSPARENT", err)
+		}
+	}
+	return os.NewSyscallError("setsockopt IP_TRANSPARENT", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1))
+}
+
+// setCommonOptions sets what listeners and connections share.
+func setCommonOptions(fd int, opts SocketOptions) error {
+	if !opts.NoMark {
+		mark := int(cmp.Or(opts.Mark, Mark))
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+			return fmt.Errorf("%w: needs CAP_NET_ADMIN", os.NewSyscallError("setsockopt SO_MARK", err))
+		}
+	}
+	if ms := opts.UserTimeout.Milliseconds(); ms > 0 {
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(ms))
+		return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
+	}
+	return nil
+}
+
+// Dial connects from inside the namespace. The connection is the runtime's like
+// any other; no thread waits with it.
+func (n *NS) Dial(ctx context.Context, opts DialOptions) (*net.TCPConn, error) {
+	remote := netip.AddrPortFrom(opts.Remote.Addr().Unmap(), opts.Remote.Port())
+	local := opts.Local.Unmap()
+	if local == remote.Addr() {
+		local = netip.Addr{} // a pod that calls itself needs no disguise
+	}
+	dialer := net.Dialer{
+		Timeout:         cmp.Or(opts.Timeout, connectTimeout),
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: keepAliveProbes},
+	}
+	if local.IsValid() {
+		if err := n.checkLocal(remote.Addr(), local); err != nil {
+			return nil, err
+		}
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	network := "tcp4"
+	if remote.Addr().Is6() {
+		network = "tcp6"
+	}
+	dialer.Control = func(network, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error { return n.replaceSocket(fd, network, local, opts.SocketOptions) })
+	}
+	c, err := dialer.DialContext(ctx, network, remote.String())
+	if err != nil {
+		return nil, fmt.Errorf("%w in netns %s", err, n.name)
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// checkLocal says why a dial to remote may not show local as its source.
+func (n *NS) checkLocal(remote, local netip.Addr) error {
+	if remote.Is4() != local.Is4() {
+		return fmt.Errorf("dial %v as %v: one is IPv4, the other IPv6", remote, local)
+	}
+	has, err := n.HasAddr(remote)
+	if err != nil {
+		return err
+	}
+	if !has {
+		return fmt.Errorf("dial %v as %v in netns %s: %w", remote, local, n.name, ErrNotLocal)
+	}
+	return nil
+}
+
+// replaceSocket puts a socket of the namespace in the place of fd, which the
+// dialer has made at home and neither bound nor given to the poller yet. So the
+// dialer does the rest: bind, connect, deadline and context.
+func (n *NS) replaceSocket(fd int, network string, local netip.Addr, opts SocketOptions) error {
+	family := unix.AF_INET
+	if network == "tcp6" {
+		family = unix.AF_INET6
+	}
+	inside, err := n.socket(family, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(inside)
+	if local.IsValid() {
+		if err := setSpoofed(inside, network); err != nil {
+			return err
+		}
+	}
+	if err := setCommonOptions(inside, opts); err != nil {
+		return err
+	}
+	return os.NewSyscallError("dup3", unix.Dup3(inside, fd, unix.O_CLOEXEC))
+}
+
+// setSpoofed lets fd be bound to an address of somebody else.
+func setSpoofed(fd int, network string) error {
+	if err := setTransparent(fd, network); err != nil {
+		return fmt.Errorf("%w: needs CAP_NET_ADMIN", err)
+	}
+	if network == "tcp6" {
+		return os.NewSyscallError("setsockopt IPV6_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
+	}
+	return os.NewSyscallError("setsockopt IP_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1))
+}
+
+// socket makes a non-blocking socket inside the namespace.
+func (n *NS) socket(family, kind, proto int) (fd int, err error) {
+	err = n.Do(func() (err error) {
+		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("make a socket in netns %s: %w", n.name, err)
+	}
+	return fd, nil
+}
+
+// control calls fn with the descriptor of c and returns its error.
+func control(c syscall.RawConn, fn func(fd int) error) error {
+	var err error
+	if ctl := c.Control(func(fd uintptr) { err = fn(int(fd)) }); ctl != nil {
+		return ctl
+	}
+	return err
+}

@@ -20,13 +20,11 @@ type Record struct {
 	// Guarded by the lock of the list that holds the record.
 	prev, next *Record
 
-	// bytes move while the connection lives.
-	bytes streamio.Counters
-
 	// mu guards the fields below. It is taken after the lock of the list.
 	mu     sync.Mutex
 	conn   Conn
 	closed bool
+	bytes  *streamio.Counters // move while the connection lives
 
 	// told is how much of bytes the series has got.
 	toldSent, toldReceived uint64
@@ -35,7 +33,19 @@ type Record struct {
 // Counters returns the byte counters of the connection: Sent is from the client
 // to the server, Received from the server to the client, whatever the
 // direction of the record.
-func (r *Record) Counters() *streamio.Counters { return &r.bytes }
+func (r *Record) Counters() *streamio.Counters {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
+// CountWith makes the record count what c counts, before any byte has moved:
+// between two pods of one node a single pipe has two reporters.
+func (r *Record) CountWith(c *streamio.Counters) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bytes = c
+}
 
 // ID returns the number of the connection. Numbers are not used again while
 // the process lives.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/ambit-mesh/ambit/internal/streamio"
 )
 
 // Config tunes [Records]. The zero Config is ready for use.
@@ -87,12 +89,17 @@ func NewRecords(cfg Config, deps Deps) (*Records, error) {
 
 // Open starts the record of a connection: it is counted as opened and listed
 // until [Record.Close], which the caller must call once on every path.
-func (r *Records) Open(c Conn) *Record {
+func (r *Records) Open(c Conn) *Record { return r.OpenSince(r.now(), c) }
+
+// OpenSince does the same for a connection that began at start: one whose
+// destination was not clear until it was reached.
+func (r *Records) OpenSince(start time.Time, c Conn) *Record {
 	id := r.lastID.Add(1)
 	rec := &Record{
 		records: r,
 		id:      id,
-		opened:  r.now(),
+		opened:  start,
+		bytes:   new(streamio.Counters),
 		conn:    c,
 		series:  r.series.acquire(keyOf(&c)),
 	}

@@ -48,7 +48,11 @@ type Node struct {
 func (n *Node) pluginDir() string    { return filepath.Join(n.Dir, "cni") }
 func (n *Node) pluginSocket() string { return filepath.Join(n.pluginDir(), "pluginevent.sock") }
 func (n *Node) zdsSocket() string    { return filepath.Join(n.Dir, "zds", "ztunnel.sock") }
-func (n *Node) tokenFile() string    { return filepath.Join(n.Dir, "token") }
+
+// ZDSSocket is where the agent hands pods to ztunnel.
+func (n *Node) ZDSSocket() string { return n.zdsSocket() }
+
+func (n *Node) tokenFile() string { return filepath.Join(n.Dir, "token") }
 
 func (l *Lab) istiodDir() string   { return filepath.Join(l.dir, "istiod") }
 func (l *Lab) caDir() string       { return filepath.Join(l.istiodDir(), "ca") }
@@ -126,6 +130,21 @@ func (l *Lab) writeTokens() error {
 		}
 	}
 	return os.WriteFile(l.tokensFile(), []byte(all.String()), 0o600)
+}
+
+// ReplaceTokens puts tokens into the file of istiod-lite that no node has, and
+// returns how to undo that.
+func (l *Lab) ReplaceTokens() (undo func() error, err error) {
+	right, err := os.ReadFile(l.tokensFile())
+	if err != nil {
+		return nil, err
+	}
+	var wrong strings.Builder
+	for _, n := range l.nodes {
+		fmt.Fprintf(&wrong, "%s %s\n", rand.Text(), n.Name)
+	}
+	undo = func() error { return writeAtomic(l.tokensFile(), right, 0o600) }
+	return undo, writeAtomic(l.tokensFile(), []byte(wrong.String()), 0o600)
 }
 
 // StartIstiod starts istiod-lite and waits until it serves.

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+// Groups of commands in the help.
+const (
+	groupSee  = "see"
+	groupSelf = "self"
+)
+
+// newRoot puts the commands together.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ambit",
+		Short: "an ambient-mode service mesh: see it, ask it",
+		Long: `ambit is an ambient-mode service mesh: a proxy on each node takes the TCP traffic
+of the pods that opted in and carries it over mutual TLS to where policy lets it.
+
+This command shows the mesh on one machine and asks a mesh what happened.`,
+		Example: `  sudo ambit demo             see a mesh of two nodes, line by line
+  sudo ambit demo --keep      ... and leave it standing to look around
+  sudo ambit why shop/web bank/ledger`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupSee, Title: "See a mesh:"},
+		&cobra.Group{ID: groupSelf, Title: "About ambit:"},
+	)
+	root.SetHelpCommandGroupID(groupSelf)
+	root.SetCompletionCommandGroupID(groupSelf)
+	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp())
+	return root
+}

@@ -1,0 +1,57 @@
+package demo
+
+import (
+	"context"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+// lineTimeout bounds one line.
+const lineTimeout = 25 * time.Second
+
+// SecretTTL is how long certificates live in a lab that runs the lines, so that
+// a renewal can be watched: it comes at half life.
+const SecretTTL = 16 * time.Second
+
+// Line is one promise.
+type Line struct {
+	// Name is short and stays the same: --json and the faults refer to it.
+	Name string
+	// Says is the promise in words.
+	Says string
+	// run shows it and returns the evidence, or what was seen instead.
+	run func(ctx context.Context, l *lab.Lab) (evidence string, err error)
+}
+
+// Lines returns all lines, in the order in which the demo shows them.
+func Lines() []Line {
+	return []Line{
+		{"cross-node", "pod to pod across nodes: identity proven, source address kept", crossNode},
+		{"same-node", "pod to pod on one node: the same, and bytes stay in the kernel", sameNode},
+		{"outside-to-mesh", "a client outside the mesh reaches a pod in it", outsideToMesh},
+		{"mesh-to-outside", "a pod in the mesh reaches a server outside of it", meshToOutside},
+		{"service-spread", "a service address is spread over its endpoints", serviceSpread},
+		{"wire", "nothing can be read on the wire between the nodes", wire},
+		{"allow", "an ALLOW rule lets in whom it names, and nobody else", allowRule},
+		{"deny", "a DENY rule keeps out whom it names, and says so", denyRule},
+		{"strict", "STRICT refuses plaintext", strict},
+		{"live-cut", "a policy change cuts a live connection within 1 s", liveCut},
+		{"half-close", "a client that ends first still gets its answer", halfClose},
+		{"server-first", "a server that speaks first is heard", serverFirst},
+		{"rotation", "a certificate is renewed under a running transfer, nothing is lost", rotation},
+		{"istiod-away", "without the control plane traffic and new connections go on", istiodAway},
+		{"ztunnel-killed", "ztunnel killed and started again: pods work within 2 s", ztunnelKilled},
+		{"leave-mesh", "a pod that leaves the mesh keeps no rule", leaveMesh},
+	}
+}
+
+// lineNamed finds a line; the names stand in this package.
+func lineNamed(name string) Line {
+	for _, l := range Lines() {
+		if l.Name == name {
+			return l
+		}
+	}
+	panic("demo: no line " + name)
+}

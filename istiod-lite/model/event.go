@@ -90,6 +90,8 @@ type Resource struct {
 	// may be sent to many proxies at once.
 	Wire *discoveryv3.Resource
 
+	// IsService tells services from workloads among addresses.
+	IsService bool
 	// Services are the resource names of the services that a workload backs.
 	Services []string
 	// Node is the node of a pod.

@@ -291,13 +291,7 @@ func (m *Model) Resources() []*Resource {
 // Conditions are those of all objects that have any.
 func (m *Model) Conditions() map[Key][]Condition { return maps.Clone(m.conditions) }
 
-// RunsOn reports whether a pod of the service account that has not ended is on
-// the node. It answers whether a node may have the identity.
-func (m *Model) RunsOn(node, namespace, serviceAccount string) bool {
-	for _, pod := range m.onNode[node] {
-		if pod.Namespace == namespace && accountOf(pod) == serviceAccount && !hasEnded(pod) {
-			return true
-		}
-	}
-	return false
+// PodsOn are the pods of a node, in no order. They must not be changed.
+func (m *Model) PodsOn(node string) []*corev1.Pod {
+	return slices.Collect(maps.Values(m.onNode[node]))
 }

@@ -49,7 +49,7 @@ func workloadResource(w *workloadapi.Workload) *Resource {
 
 // serviceResource packs a service.
 func serviceResource(s *workloadapi.Service) *Resource {
-	r := &Resource{Type: TypeAddress, Name: s.Namespace + "/" + s.Hostname}
+	r := &Resource{Type: TypeAddress, Name: s.Namespace + "/" + s.Hostname, IsService: true}
 	var aliases []string
 	for _, a := range s.Addresses {
 		addr, ok := netip.AddrFromSlice(a.Address)

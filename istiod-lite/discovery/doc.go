@@ -1,0 +1,29 @@
+// Package discovery serves delta xDS: workloads and services (istio.workload.Address)
+// and policies (istio.security.Authorization), to every proxy that proves who it is.
+//
+// # How things flow
+//
+// [Server.Push] takes the changes of the model into one picture and notes, for
+// each stream, which names the client has not seen. That set is all that is kept
+// per client: it is bounded by the number of names, a name that changes twice
+// stands in it once, and what is sent is the state at the time of sending. A slow
+// client so gets less often what others get, and costs nothing more.
+//
+// One goroutine per stream receives, another sends. Within one flush policies go
+// first, then addresses, then policies that went, so that a workload never names
+// a policy that has not been sent. Changes wait a few milliseconds for company;
+// an endpoint that went or takes no new connections is sent at once.
+//
+// A client that comes back tells the versions it holds; only what differs is
+// sent. Nothing is sent before the first picture stands: a control plane that has
+// just started must not look like an empty mesh.
+//
+// # Ownership
+//
+// [Server.Close] ends all streams and waits for their goroutines.
+//
+// # Not done here
+//
+// State-of-the-world xDS, other types, TLS, and what a proven caller may see: all
+// proxies see the whole mesh.
+package discovery

@@ -1,0 +1,176 @@
+package discovery
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
+)
+
+// Caller is who has opened a stream, as proven.
+type Caller struct {
+	// Node is the node it speaks for; empty when it speaks for none.
+	Node string
+	// Namespace is that of its own identity; empty when its proof names a node
+	// only.
+	Namespace string
+	// Name is how log lines call it.
+	Name string
+}
+
+// Authenticator finds out who opens a stream. The error is for our log.
+type Authenticator interface {
+	Authenticate(ctx context.Context) (Caller, error)
+}
+
+// Config tunes a [Server]. The zero Config is ready for use.
+type Config struct {
+	// Debounce is how long a change that is not urgent waits for others. Zero
+	// means 5 ms.
+	Debounce time.Duration
+	// PolicyGrace is how long addresses wait on a new stream for the client to ask
+	// for policies, so that those go first. Zero means 50 ms.
+	PolicyGrace time.Duration
+	// SendTimeout is how long one response may wait for a client that does not
+	// read, before its stream is cut. Zero means 30 s.
+	SendTimeout time.Duration
+	// ResponseBytes is about how large one response gets. Zero means 1 MiB; gRPC
+	// clients accept 4 MiB unless told otherwise.
+	ResponseBytes int
+	// MaxNames is how many names one client may have waiting, or ask for by name.
+	// Zero means 200,000.
+	MaxNames int
+}
+
+// withDefaults returns the configuration that is in force.
+func (c Config) withDefaults() Config {
+	c.Debounce = cmp.Or(c.Debounce, 5*time.Millisecond)
+	c.PolicyGrace = cmp.Or(c.PolicyGrace, 50*time.Millisecond)
+	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
+	c.ResponseBytes = cmp.Or(c.ResponseBytes, 1<<20)
+	c.MaxNames = cmp.Or(c.MaxNames, 200_000)
+	return c
+}
+
+// Deps are the collaborators of a [Server]. All fields are required.
+type Deps struct {
+	Log     *zap.Logger
+	Auth    Authenticator
+	Metrics prometheus.Registerer
+}
+
+// Server serves one picture to many clients.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer // state of the world: no
+
+	// Set by New, then only read.
+	cfg     Config
+	log     *zap.Logger
+	auth    Authenticator
+	metrics metrics
+	ready   chan struct{} // closed by the first Push
+	closing chan struct{} // closed by Close
+	streams lifecycle.Group
+
+	// mu guards the fields below, and those of streams that say so.
+	mu      sync.Mutex
+	picture picture
+	open    map[*stream]struct{}
+	serial  uint64 // of the last stream
+	started bool   // ready is closed
+	closed  bool   // closing is closed
+}
+
+var _ discoveryv3.AggregatedDiscoveryServiceServer = (*Server)(nil)
+
+// New wires a Server. It starts nothing.
+func New(cfg Config, deps Deps) *Server {
+	return &Server{
+		cfg:     cfg.withDefaults(),
+		log:     deps.Log.Named("xds"),
+		auth:    deps.Auth,
+		metrics: newMetrics(deps.Metrics),
+		ready:   make(chan struct{}),
+		closing: make(chan struct{}),
+		picture: newPicture(),
+		open:    map[*stream]struct{}{},
+	}
+}
+
+// Register makes g serve s.
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+}
+
+// Push takes changes into the picture and lets every stream know. The first call
+// makes the server ready, also when there are none. Conditions are not for
+// proxies and pass by. Push does not wait for any client.
+func (s *Server) Push(changes []model.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, c := range changes {
+		if c.Type == model.TypeCondition {
+			continue
+		}
+		old := s.picture.apply(c)
+		for st := range s.open {
+			st.noteLocked(c, old, now)
+		}
+	}
+	for st := range s.open {
+		st.signalLocked()
+	}
+	if !s.started {
+		s.started = true
+		close(s.ready)
+	}
+}
+
+// Close ends all streams and waits for them. It may be called twice.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	s.streams.Wait()
+}
+
+// addStream takes a stream in. It fails when the server is closing.
+func (s *Server) addStream(st *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosing
+	}
+	s.serial++
+	st.serial = s.serial
+	st.since = time.Now()
+	s.open[st] = struct{}{}
+	s.metrics.streams.Inc()
+	return nil
+}
+
+// removeStream forgets a stream.
+func (s *Server) removeStream(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, st)
+	s.metrics.streams.Dec()
+}
+
+// tooMany says that a client asks for more than anybody needs.
+func (s *Server) tooMany(what string) error {
+	return fmt.Errorf("more than %d %s", s.cfg.MaxNames, what)
+}

@@ -1,0 +1,261 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
+)
+
+// Limits on what a client can make us hold. All are our choice.
+const (
+	// maxTypes is how many types one client may ask for; we serve two.
+	maxTypes = 8
+	// maxTextBytes of a client's words are kept for status and log.
+	maxTextBytes = 1024
+)
+
+// errClosing ends streams when the server does.
+var errClosing = status.Error(codes.Unavailable, "this control plane is shutting down")
+
+// stream is one client.
+type stream struct {
+	// Set before the stream is open, then only read.
+	server *Server
+	grpc   discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+	caller Caller
+	peer   string
+	serial uint64
+	since  time.Time
+	wake   chan struct{} // there is something to send
+	hurry  chan struct{} // it must not wait
+	stuck  chan struct{} // closed by the sender when the client does not read
+
+	// Guarded by Server.mu.
+	id    string // what the client calls itself
+	node  string // whose pods it gets unasked
+	types map[string]*subscription
+	fault error // why the stream must end
+
+	// Owned by the sender.
+	nonce uint64
+}
+
+// DeltaAggregatedResources serves one client until it goes or the server closes.
+func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	ctx := g.Context()
+	from := "unknown"
+	if p, ok := peer.FromContext(ctx); ok {
+		from = p.Addr.String()
+	}
+	caller, err := s.auth.Authenticate(ctx)
+	if err != nil {
+		s.metrics.refused.Inc()
+		s.log.Warn("client refused", zap.String("peer", from), zap.Error(err))
+		return status.Error(codes.Unauthenticated, "request authenticate failure")
+	}
+	st := &stream{
+		server: s, grpc: g, caller: caller, peer: from, node: caller.Node,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), stuck: make(chan struct{}),
+		types: map[string]*subscription{},
+	}
+	if err := s.addStream(st); err != nil {
+		return err
+	}
+	defer s.removeStream(st)
+	err = st.run(ctx)
+	s.log.Info("client gone", zap.String("peer", from), zap.String("caller", caller.Name), zap.Error(err))
+	return err
+}
+
+// run starts receiver and sender and waits for the first reason to end. Both
+// obey the end of the stream, which comes when run has returned; the server waits
+// for them.
+func (st *stream) run(ctx context.Context) error {
+	received, sent := make(chan error, 1), make(chan error, 1)
+	st.server.streams.Go(ctx, "xds-receive", func(context.Context) { received <- st.receive() })
+	st.server.streams.Go(ctx, "xds-send", func(ctx context.Context) { sent <- st.send(ctx) })
+	select {
+	case err := <-received:
+		return err
+	case err := <-sent:
+		return err
+	case <-st.stuck:
+		return status.Errorf(codes.ResourceExhausted, "no response was read for %v", st.server.cfg.SendTimeout)
+	case <-st.server.closing:
+		return errClosing
+	}
+}
+
+// receive reads requests until the client ends the stream.
+func (st *stream) receive() error {
+	first := true
+	for {
+		req, err := st.grpc.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled {
+				return nil
+			}
+			return err
+		}
+		if first {
+			if err := st.introduce(req); err != nil {
+				return err
+			}
+			first = false
+		}
+		if err := st.request(req); err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+}
+
+// introduce reads who the client says it is, which its proof must not contradict.
+func (st *stream) introduce(req *discoveryv3.DeltaDiscoveryRequest) error {
+	id := clip(req.GetNode().GetId())
+	claimed := req.GetNode().GetMetadata().GetFields()["NODE_NAME"].GetStringValue()
+	if want := st.caller.Node; want != "" && claimed != "" && claimed != want {
+		return status.Errorf(codes.PermissionDenied, "NODE_NAME is %q, but the caller speaks for node %q", clip(claimed), want)
+	}
+	if want := st.caller.Namespace; want != "" && namespaceOf(id) != want {
+		return status.Errorf(codes.PermissionDenied, "node id %q is not of namespace %q, which the caller's identity names", id, want)
+	}
+	st.server.mu.Lock()
+	st.id = id
+	if st.node == "" {
+		st.node = clip(claimed)
+	}
+	st.server.mu.Unlock()
+	st.server.log.Info("client connected", zap.String("peer", st.peer), zap.String("caller", st.caller.Name), zap.String("id", id))
+	return nil
+}
+
+// namespaceOf is that of a node id: type~address~pod.namespace~domain.
+func namespaceOf(id string) string {
+	parts := strings.Split(id, "~")
+	if len(parts) != 4 {
+		return ""
+	}
+	_, namespace, _ := strings.Cut(parts[2], ".")
+	return namespace
+}
+
+// clip bounds a client's words.
+func clip(text string) string {
+	if len(text) > maxTextBytes {
+		text = text[:maxTextBytes]
+	}
+	return strings.ToValidUTF8(text, "?")
+}
+
+// request takes in one request. The error ends the stream.
+func (st *stream) request(req *discoveryv3.DeltaDiscoveryRequest) error {
+	s := st.server
+	if max(len(req.ResourceNamesSubscribe), len(req.InitialResourceVersions)) > s.cfg.MaxNames {
+		return s.tooMany("names in one request")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	sub := st.types[req.TypeUrl]
+	if sub == nil {
+		if len(st.types) >= maxTypes {
+			return fmt.Errorf("more than %d types", maxTypes)
+		}
+		sub = newSubscription(typeOf(req.TypeUrl), clip(req.TypeUrl), st.node, now)
+		st.types[req.TypeUrl] = sub
+		sub.start(&s.picture, req, now)
+		if sub.t == 0 {
+			s.log.Warn("client asks for a type that is not served", zap.String("peer", st.peer), zap.String("type", sub.url))
+		}
+	} else {
+		st.answerLocked(sub, req)
+		sub.update(&s.picture, req, now)
+	}
+	if len(sub.names) > s.cfg.MaxNames {
+		return s.tooMany("names")
+	}
+	st.signalLocked()
+	return nil
+}
+
+// typeOf is the type that a URL means; zero for one that is not served. Those
+// get empty responses, so that a client which asks for more than we know starts.
+func typeOf(url string) model.Type {
+	switch url {
+	case model.AddressURL:
+		return model.TypeAddress
+	case model.AuthorizationURL:
+		return model.TypeAuthorization
+	}
+	return 0
+}
+
+// answerLocked notes the client's word on a response. The caller holds Server.mu.
+func (st *stream) answerLocked(sub *subscription, req *discoveryv3.DeltaDiscoveryRequest) {
+	if req.ResponseNonce == "" {
+		return
+	}
+	if req.ErrorDetail == nil {
+		sub.status.Acked++
+		sub.status.Accepted = clip(req.ResponseNonce)
+		return
+	}
+	sub.status.Nacked++
+	sub.status.Rejected = &Rejection{Nonce: clip(req.ResponseNonce), Message: clip(req.ErrorDetail.GetMessage()), At: time.Now()}
+	st.server.metrics.nacks.WithLabelValues(sub.t.String()).Inc()
+	st.server.log.Warn("client rejects resources", zap.String("peer", st.peer), zap.String("id", st.id),
+		zap.String("type", sub.url), zap.String("reason", sub.status.Rejected.Message))
+}
+
+// noteLocked notes that a name changed. The caller holds Server.mu.
+func (st *stream) noteLocked(c model.Change, old *model.Resource, now time.Time) {
+	for _, sub := range st.types {
+		if sub.t != c.Type || !sub.wants(c.Name, old, c.Resource) {
+			continue
+		}
+		sub.mark(c.Name, now)
+		sub.urgent = sub.urgent || c.Urgent
+		if limit := st.server.cfg.MaxNames; len(sub.pending) > limit && st.fault == nil {
+			st.fault = status.Errorf(codes.ResourceExhausted, "too far behind: more than %d names wait", limit)
+		}
+	}
+}
+
+// signalLocked wakes the sender if there is anything to send. The caller holds
+// Server.mu.
+func (st *stream) signalLocked() {
+	for _, sub := range st.types {
+		if len(sub.pending) > 0 || sub.owed {
+			poke(st.wake)
+			if sub.urgent {
+				poke(st.hurry)
+			}
+		}
+	}
+}
+
+// poke leaves a note that nobody has to wait for.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// nextNonce names a response.
+func (st *stream) nextNonce() string {
+	st.nonce++
+	return strconv.FormatUint(st.nonce, 10)
+}

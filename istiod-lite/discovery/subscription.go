@@ -1,0 +1,191 @@
+package discovery
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
+)
+
+// subscription is what one client wants of one type, and what it has not seen.
+// The server's mutex guards it.
+type subscription struct {
+	t   model.Type
+	url string
+
+	wildcard bool                // everything
+	names    map[string]struct{} // else: names and aliases that the client asked for
+	services map[string]struct{} // else: services sent, whose endpoints follow
+	sent     map[string]struct{} // else: names that the client holds
+	node     string              // else: whose pods the client gets unasked
+
+	pending map[string]struct{} // names that the client has not seen the state of
+	oldest  time.Time           // when the first of them was noted
+	urgent  bool                // one of them must not wait
+	owed    bool                // a response must come even if it is empty
+	asked   time.Time           // when the first request came
+
+	status TypeStatus
+}
+
+// newSubscription is that of a first request, before it was read.
+func newSubscription(t model.Type, url, node string, now time.Time) *subscription {
+	return &subscription{
+		t: t, url: url, node: node, asked: now, owed: true, urgent: true,
+		names:    map[string]struct{}{},
+		services: map[string]struct{}{},
+		sent:     map[string]struct{}{},
+		pending:  map[string]struct{}{},
+		status:   TypeStatus{Type: url},
+	}
+}
+
+// start reads the first request: everything is meant when no name is given. What
+// the client holds in another version, or should not hold any more, is marked.
+func (sub *subscription) start(p *picture, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
+	asked, gone := req.ResourceNamesSubscribe, req.ResourceNamesUnsubscribe
+	sub.wildcard = (len(asked) == 0 || slices.Contains(asked, "*")) && !slices.Contains(gone, "*")
+	held := req.InitialResourceVersions
+	for name, version := range held {
+		r := p.byName[sub.t][name]
+		if r == nil || r.Version() != version {
+			sub.mark(name, now)
+		}
+		if !sub.wildcard {
+			sub.names[name], sub.sent[name] = struct{}{}, struct{}{}
+			sub.follow(p, r, now)
+		}
+	}
+	unasked := p.byNode[sub.node]
+	if sub.wildcard {
+		sub.markNew(maps.Keys(p.byName[sub.t]), held, now)
+	} else if sub.t == model.TypeAddress {
+		sub.markNew(maps.Keys(unasked), held, now)
+	}
+	sub.update(p, req, now)
+}
+
+// markNew marks names that are not among the held ones.
+func (sub *subscription) markNew(names iter.Seq[string], held map[string]string, now time.Time) {
+	for name := range names {
+		if _, holds := held[name]; !holds {
+			sub.mark(name, now)
+		}
+	}
+}
+
+// update reads names of a request. What is asked for by name is always answered:
+// with its state, or with its removal.
+func (sub *subscription) update(p *picture, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
+	none := slices.Contains(req.ResourceNamesUnsubscribe, "*")
+	for _, name := range req.ResourceNamesSubscribe {
+		if name == "*" {
+			if !sub.wildcard && !none {
+				sub.wildcard = true
+				sub.markNew(maps.Keys(p.byName[sub.t]), nil, now)
+			}
+			continue
+		}
+		sub.names[name] = struct{}{}
+		sub.owed, sub.urgent = true, true
+		sub.mark(name, now)
+	}
+	if none && sub.wildcard {
+		sub.wildcard = false
+		for name := range p.byName[sub.t] {
+			sub.sent[name] = struct{}{} // it has them all, and hears when they go
+		}
+	}
+	for _, name := range req.ResourceNamesUnsubscribe {
+		delete(sub.names, name)
+		for _, r := range p.resolve(sub.t, name) {
+			delete(sub.sent, r.Name)
+			delete(sub.services, r.Name)
+		}
+	}
+}
+
+// mark notes that the client has not seen the state of a name.
+func (sub *subscription) mark(name string, now time.Time) {
+	if len(sub.pending) == 0 {
+		sub.oldest = now
+	}
+	sub.pending[name] = struct{}{}
+}
+
+// follow marks the endpoints of a service that a client on demand gets.
+func (sub *subscription) follow(p *picture, r *model.Resource, now time.Time) {
+	if r == nil || !r.IsService || sub.wildcard {
+		return
+	}
+	if _, known := sub.services[r.Name]; known {
+		return
+	}
+	sub.services[r.Name] = struct{}{}
+	for name := range p.byService[r.Name] {
+		sub.mark(name, now)
+	}
+}
+
+// wants reports whether a change is for this client. old and now may be nil.
+func (sub *subscription) wants(name string, old, now *model.Resource) bool {
+	has := func(set map[string]struct{}, names ...string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { _, ok := set[n]; return ok })
+	}
+	if sub.wildcard || has(sub.names, name) || has(sub.sent, name) {
+		return true
+	}
+	for _, r := range []*model.Resource{old, now} {
+		if r == nil {
+			continue
+		}
+		if sub.node != "" && r.Node == sub.node || has(sub.services, r.Services...) || has(sub.names, r.Wire.Aliases...) {
+			return true
+		}
+	}
+	return false
+}
+
+// delta is what a flush sends of one type.
+type delta struct {
+	sub       *subscription
+	resources []*model.Resource
+	removed   []string
+	owed      bool
+}
+
+// take empties pending into a delta of the state now.
+func (sub *subscription) take(p *picture, now time.Time) delta {
+	d := delta{sub: sub, owed: sub.owed}
+	seen := map[string]bool{}
+	for len(sub.pending) > 0 { // following a service adds to it
+		for _, name := range slices.Sorted(maps.Keys(sub.pending)) {
+			delete(sub.pending, name)
+			found := p.resolve(sub.t, name)
+			if len(found) == 0 {
+				d.removed = append(d.removed, name)
+				delete(sub.sent, name)
+				delete(sub.services, name)
+			}
+			for _, r := range found {
+				if seen[r.Name] {
+					continue
+				}
+				seen[r.Name] = true
+				d.resources = append(d.resources, r)
+				if !sub.wildcard {
+					sub.sent[r.Name] = struct{}{}
+					sub.follow(p, r, now)
+				}
+			}
+		}
+	}
+	slices.SortFunc(d.resources, func(a, b *model.Resource) int { return cmp.Compare(a.Name, b.Name) })
+	sub.owed, sub.urgent = false, false
+	return d
+}

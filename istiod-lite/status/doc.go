@@ -1,0 +1,15 @@
+// Package status says how the control plane is: whether it is ready, what stands,
+// and what the authors of objects should know.
+//
+// A [Board] collects conditions from the model's changes and asks its sections
+// when somebody looks:
+//
+//	/healthz   200 while the process serves
+//	/readyz    200 once every check passes; else 503 and the reasons
+//	/status    JSON; with ?format=text the same for reading
+//	/metrics   for Prometheus
+//
+// # Not done here
+//
+// Authentication: the address it is served on must not be reachable for others.
+package status

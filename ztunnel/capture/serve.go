@@ -1,0 +1,38 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+)
+
+// Serve hands every connection to handle, each on a goroutine of its own, and
+// returns when the last of them has returned.
+//
+// The end of ctx means "take no more" and closes the listener. Connections get
+// life, which ends later: then they must end at once. Serve returns nil when
+// ctx has ended, else why there are no more connections.
+func (l *Listener) Serve(ctx, life context.Context, name string, handle func(life context.Context, c *Conn)) error {
+	stop := context.AfterFunc(ctx, func() { l.ln.Close() })
+	defer stop()
+	var conns lifecycle.Group
+	defer conns.Wait()
+	for {
+		c, err := l.Accept(ctx)
+		if ctx.Err() != nil {
+			if err == nil {
+				c.Abort() // it came in while we closed
+			}
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return errors.New("listener of a pod was closed")
+		}
+		if err != nil {
+			return err
+		}
+		conns.Go(life, name, func(life context.Context) { handle(life, c) })
+	}
+}

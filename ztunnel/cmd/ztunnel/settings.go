@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// setting is one thing that can be set, by an environment variable or by the
+// flag that is named after it.
+type setting struct {
+	env   string // name of the variable
+	def   string // default, as text for people
+	help  string
+	state support
+}
+
+// support says what becomes of a setting. Its zero value means that it works.
+type support uint8
+
+const (
+	works   support = iota
+	ignored         // recognised; has no effect here; said at start when it is set
+)
+
+// flag is the name of the command line flag: NODE_NAME is --node-name.
+func (s setting) flag() string { return strings.ToLower(strings.ReplaceAll(s.env, "_", "-")) }
+
+// settings lists the variables that a DaemonSet of an existing ambient
+// installation may carry, and our own.
+var settings = []setting{
+	{env: "PROXY_MODE", def: "shared", help: "only shared is supported"},
+	{env: "INPOD_UDS", def: "/var/run/ztunnel/ztunnel.sock", help: "socket of the CNI agent, which hands over pods"},
+	{env: "ZTUNNEL_UDS_ADDRESS", help: "older name of INPOD_UDS"},
+	{env: "INPOD_PORT_REUSE", def: "true", help: "share the pods' ports with another ztunnel, for upgrades"},
+	{env: "PACKET_MARK", def: "1337", help: "mark on every socket in a pod, by which the rules know us"},
+	{env: "NETWORK", help: "network this node is in"},
+	{env: "NODE_NAME", help: "name of this node"},
+	{env: "CLUSTER_ID", def: "Kubernetes", help: "cluster this node is in"},
+	{env: "ISTIO_META_CLUSTER_ID", help: "the same; has priority"},
+	{env: "CLUSTER_DOMAIN", def: "cluster.local", help: "DNS domain of the cluster"},
+	{env: "TRUST_DOMAIN", def: "cluster.local", help: "trust domain of pods the control plane does not know yet"},
+	{env: "POD_NAME", help: "name of our own pod, sent to the control plane"},
+	{env: "POD_NAMESPACE", help: "namespace of our own pod, sent to the control plane"},
+	{env: "SERVICE_ACCOUNT", help: "service account of our own pod"},
+	{env: "INSTANCE_IP", help: "address of our own pod, sent to the control plane"},
+	{env: "XDS_ADDRESS", def: "https://istiod.istio-system.svc:15012 in a cluster, else https://localhost:15012", help: "where to learn of workloads and policies"},
+	{env: "CA_ADDRESS", def: "as XDS_ADDRESS", help: "where certificates are signed"},
+	{env: "XDS_ROOT_CA", def: "./var/run/secrets/istio/root-cert.pem", help: "whom to trust there: a path, SYSTEM, or PEM text"},
+	{env: "CA_ROOT_CA", def: "./var/run/secrets/istio/root-cert.pem", help: "whom to trust there: a path, SYSTEM, or PEM text"},
+	{env: "ALT_XDS_HOSTNAME", help: "name to expect in the control plane's certificate"},
+	{env: "ALT_CA_HOSTNAME", help: "name to expect in the CA's certificate"},
+	{env: "AUTH_TOKEN", def: "./var/run/secrets/tokens/istio-token if it exists", help: "a path, or the token itself"},
+	{env: "SECRET_TTL", def: "86400s", help: "life time to ask for in certificates"},
+	{env: "POOL_MAX_STREAMS_PER_CONNECTION", def: "100", help: "streams on one tunnel connection"},
+	{env: "POOL_UNUSED_RELEASE_TIMEOUT", def: "300s", help: "keep an unused tunnel connection so long"},
+	{env: "HTTP2_STREAM_WINDOW_SIZE", def: "4194304", help: "bytes a peer may send ahead on one stream"},
+	{env: "HTTP2_CONNECTION_WINDOW_SIZE", def: "16777216", help: "bytes a peer may send ahead on one connection"},
+	{env: "HTTP2_FRAME_SIZE", def: "1048576", help: "largest frame we take, in bytes"},
+	{env: "CONNECTION_TERMINATION_DEADLINE", help: "let connections go on so long when we are asked to end"},
+	{env: "TERMINATION_GRACE_PERIOD_SECONDS", help: "the same, less 5 s, in seconds, when the other is not set"},
+	{env: "KEEPALIVE_ENABLED", def: "true", help: "TCP keep-alive on the sockets of applications"},
+	{env: "KEEPALIVE_TIME", def: "180s", help: "idle time before the first probe"},
+	{env: "KEEPALIVE_INTERVAL", def: "180s", help: "time between probes"},
+	{env: "KEEPALIVE_RETRIES", def: "9", help: "probes without an answer before giving up"},
+	{env: "IPV6_ENABLED", def: "true", help: "listen on IPv6 too"},
+	{env: "LOCALHOST_APP_TUNNEL", def: "true", help: "reach applications that read the PROXY header over loopback"},
+	{env: "ENABLE_RESPONSE_BAGGAGE", def: "true", help: "tell callers about the destination"},
+	{env: "ZTUNNEL_WORKER_THREADS", help: "n, n% of the cores, or 0 for all of them"},
+	{env: "ZTUNNEL_CPU_LIMIT", help: "count so many cores instead of those of the machine"},
+	{env: "ZTUNNEL_RESOURCE_CPU_LIMIT", help: "no more workers than this many cores"},
+	{env: "ZTUNNEL_RESOURCE_CPU_REQUEST", help: "at least as many workers as this many cores"},
+	{env: "PROXY_CONFIG", help: "YAML: discoveryAddress, proxyAdminPort, statsPort, concurrency, proxyMetadata"},
+	{env: "RUST_LOG", def: "info", help: "log levels: info or info,access=debug"},
+	{env: "LOG_FORMAT", def: "plain", help: "plain or json"},
+	{env: "ADMIN_ADDR", def: "localhost:15000", help: "administration; keep it on loopback"},
+	{env: "STATS_ADDR", def: ":15020", help: "Prometheus metrics"},
+	{env: "READINESS_ADDR", def: ":15021", help: "readiness"},
+	{env: "AMBIT_LOCAL_PATH", def: "on", help: "off: encrypt between two pods of this node too"},
+	{env: "AMBIT_MONITOR_AWAKE", def: "on", help: "off: let the runtime's monitor thread go to deep sleep (less idle CPU, slower wake-ups)"},
+
+	{env: "PROXY_WORKLOAD_INFO", state: ignored, help: "dedicated mode"},
+	{env: "ENABLE_PROXY", state: ignored, help: "a process for DNS alone"},
+	{env: "ENABLE_ORIG_SRC", state: ignored, help: "the source address is always kept"},
+	{env: "XDS_ON_DEMAND", state: ignored, help: "the whole picture is always fetched"},
+	{env: "LOCAL_XDS", state: ignored, help: "start istiod-lite --config-dir instead"},
+	{env: "LOCAL_XDS_PATH", state: ignored, help: "start istiod-lite --config-dir instead"},
+	{env: "FAKE_CA", state: ignored, help: "certificates always come from the CA"},
+	{env: "CRL_PATH", state: ignored, help: "revocation lists are not read: a revoked certificate is taken until it expires"},
+	{env: "TLS12_ENABLED", state: ignored, help: "TLS 1.3 only"},
+	{env: "COMPLIANCE_POLICY", state: ignored, help: "X25519MLKEM768 is preferred, not demanded"},
+	{env: "USER_TIMEOUT_ENABLED", state: ignored, help: "TCP_USER_TIMEOUT is not set"},
+	{env: "UNSTABLE_ENABLE_SOCKS5", state: ignored, help: "no SOCKS5 proxy"},
+	{env: "PREFERED_SERVICE_NAMESPACE", state: ignored, help: "only the DNS proxy would use it"},
+	{env: "AUTHZ_POLICY_INFO_LOGGING", state: ignored, help: "the deciding rule is in each access log line"},
+	{env: "ISTIO_META_DNS_CAPTURE", state: ignored, help: "no DNS proxy: switch capture off in the CNI agent too"},
+	{env: "ISTIO_META_DNS_PROXY_ADDR", state: ignored, help: "no DNS proxy"},
+}
+
+// printSettings writes the table of settings for --help.
+func printSettings(w io.Writer) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "FLAG\tVARIABLE\tDEFAULT\tMEANING")
+	for _, s := range settings {
+		if s.state == works {
+			fmt.Fprintf(tw, "--%s\t%s\t%s\t%s\n", s.flag(), s.env, s.def, s.help)
+		}
+	}
+	fmt.Fprintln(tw, "\nRecognised, without effect (said at start when set):\t\t\t")
+	for _, s := range settings {
+		if s.state == ignored {
+			fmt.Fprintf(tw, "--%s\t%s\t\t%s\n", s.flag(), s.env, s.help)
+		}
+	}
+	fmt.Fprintln(tw, "\nXDS_HEADER_<name> and CA_HEADER_<name> add gRPC metadata.\t\t\t")
+	tw.Flush()
+}

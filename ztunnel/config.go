@@ -1,0 +1,140 @@
+package ztunnel
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config says who this node proxy is and how it works. Its zero value, with
+// Node.Name and the addresses set, is ready for use.
+type Config struct {
+	// Version is what we call ourselves in the metrics and in config_dump.
+	Version string
+	// Node says where we are.
+	Node Node
+	// XDS is where workloads, services and policies come from.
+	XDS Upstream
+	// CA is where certificates are signed.
+	CA Upstream
+	// Capture tunes the sockets inside the pods.
+	Capture Capture
+	// Tunnel tunes HBONE.
+	Tunnel Tunnel
+	// Drain is how long open connections may go on after Run was asked to
+	// stop. Zero means 5 s.
+	Drain time.Duration
+	// Listen says where people and machines may look at us.
+	Listen Listen
+	// Settings are the effective settings as text, for config_dump.
+	Settings map[string]string
+}
+
+// Node says which node, cluster and network this proxy serves.
+type Node struct {
+	Name           string // of the node
+	PodName        string // our own
+	PodNamespace   string // our own
+	ServiceAccount string // our own
+	InstanceIP     string // our own
+	ClusterID      string // empty means Kubernetes
+	ClusterDomain  string // empty means cluster.local
+	TrustDomain    string // empty means cluster.local
+	Network        string // may be empty
+}
+
+// Upstream is one service of the control plane.
+type Upstream struct {
+	Address    string            // https://host:port
+	RootCA     string            // path, SYSTEM, or PEM text
+	ServerName string            // expected name when it is not the host of Address
+	Token      string            // path, or the token itself
+	Headers    map[string]string // extra gRPC metadata
+	SecretTTL  time.Duration     // of certificates; CA only; zero means 24 h
+}
+
+// Capture tunes the sockets that live inside the pods.
+type Capture struct {
+	// ZDSSocket is where the CNI agent listens.
+	// Empty means /var/run/ztunnel/ztunnel.sock.
+	ZDSSocket string
+	// Mark is set on every socket in a pod. Zero means 1337.
+	Mark uint32
+	// Exclusive refuses to share ports with another proxy (no SO_REUSEPORT).
+	Exclusive bool
+	// IPv4Only binds 0.0.0.0 in place of [::].
+	IPv4Only bool
+	// KeepAlive are the probes on application sockets.
+	KeepAlive KeepAlive
+	// AppTunnelByAddress reaches applications that read the PROXY header at
+	// the pod's address in place of loopback.
+	AppTunnelByAddress bool
+}
+
+// KeepAlive tunes TCP keep-alive. Zero fields mean 180 s, 180 s, 9 probes.
+type KeepAlive struct {
+	Off            bool
+	Idle, Interval time.Duration
+	Probes         int
+}
+
+// Tunnel tunes HBONE. Zero fields mean the defaults of package hbone.
+type Tunnel struct {
+	MaxStreams           int           // per connection
+	UnusedRelease        time.Duration // of a pooled connection
+	StreamWindow         int           // bytes
+	ConnectionWindow     int           // bytes
+	FrameSize            int           // bytes
+	EncryptLocal         bool          // no same-node path: encrypt there too
+	WithoutResponseHints bool          // no baggage in answers
+}
+
+// Listen holds the addresses of our own listeners. An empty one means the
+// default, "off" means none.
+type Listen struct {
+	Admin     string // empty means localhost:15000
+	Stats     string // empty means :15020
+	Readiness string // empty means :15021
+}
+
+// withDefaults returns the configuration that is in force.
+func (c Config) withDefaults() (Config, error) {
+	if c.XDS.Address == "" {
+		return Config{}, errors.New("XDS.Address is empty: without a control plane no pod is known")
+	}
+	if c.CA.Address == "" {
+		return Config{}, errors.New("CA.Address is empty: without a CA no pod can prove who it is")
+	}
+	if c.Drain < 0 {
+		return Config{}, fmt.Errorf("Drain is %v, want 0 (for 5s) or more", c.Drain)
+	}
+	c.Version = cmp.Or(c.Version, "dev")
+	c.Drain = cmp.Or(c.Drain, DefaultDrain)
+	c.Node.ClusterID = cmp.Or(c.Node.ClusterID, "Kubernetes")
+	c.Node.ClusterDomain = cmp.Or(c.Node.ClusterDomain, "cluster.local")
+	c.Node.TrustDomain = cmp.Or(c.Node.TrustDomain, "cluster.local")
+	c.CA.SecretTTL = cmp.Or(c.CA.SecretTTL, 24*time.Hour)
+	c.Capture.ZDSSocket = cmp.Or(c.Capture.ZDSSocket, "/var/run/ztunnel/ztunnel.sock")
+	c.Capture.Mark = cmp.Or(c.Capture.Mark, 1337)
+	c.Capture.KeepAlive.Idle = cmp.Or(c.Capture.KeepAlive.Idle, 180*time.Second)
+	c.Capture.KeepAlive.Interval = cmp.Or(c.Capture.KeepAlive.Interval, 180*time.Second)
+	c.Capture.KeepAlive.Probes = cmp.Or(c.Capture.KeepAlive.Probes, 9)
+	c.Listen.Admin = cmp.Or(c.Listen.Admin, "localhost:15000")
+	c.Listen.Stats = cmp.Or(c.Listen.Stats, ":15020")
+	c.Listen.Readiness = cmp.Or(c.Listen.Readiness, ":15021")
+	return c, nil
+}
+
+// DefaultDrain is how long connections may go on when nothing else is set.
+// It is what the ambient ecosystem does.
+const DefaultDrain = 5 * time.Second
+
+// DrainFromGrace is how long connections may go on when the process is killed
+// grace after it was asked to end: what is left must suffice to say goodbye.
+func DrainFromGrace(grace time.Duration) time.Duration {
+	if grace > 10*time.Second {
+		return grace - 5*time.Second
+	}
+	return max(grace-time.Second, time.Second)
+}

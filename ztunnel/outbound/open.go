@@ -1,0 +1,134 @@
+package outbound
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/about"
+	"github.com/ambit-mesh/ambit/ztunnel/route"
+)
+
+// open finds a way for f. It resolves from one picture and tries further
+// endpoints for as long as nobody has said no.
+//
+// plan is nil when there was nowhere to go; else it is that of the last try,
+// also when err is not nil.
+func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan, err error) {
+	snap := o.state.Snapshot()
+	var tried []string
+	for try := range o.cfg.Tries {
+		next, resolveErr := route.Resolve(snap, f.source, f.Target, route.Options{
+			Network:  o.cfg.Network,
+			Rand:     rand.Uint64N,
+			Exclude:  func(uid string) bool { return slices.Contains(tried, uid) },
+			SourceIP: f.Client.Addr(),
+		})
+		if resolveErr != nil {
+			if plan == nil {
+				err = resolveErr
+			}
+			return nil, plan, err // no other endpoint: what the last one said
+		}
+		if plan != nil && next.Hop == plan.Hop && !unprocessed(err) {
+			return nil, plan, err // the same again would say the same again
+		}
+		plan = &next
+		w, err = o.openOnce(ctx, f, next)
+		last := try == o.cfg.Tries-1 || time.Since(f.start) > o.cfg.RetryTime
+		if err == nil || last || ctx.Err() != nil || !retryable(err) {
+			return w, plan, err
+		}
+		if next.Destination != nil && !unprocessed(err) {
+			tried = append(tried, next.Destination.UID)
+		}
+	}
+	return nil, plan, err
+}
+
+// openOnce makes the way that plan says.
+func (o *Outbound) openOnce(ctx context.Context, f *flight, plan route.Plan) (way, error) {
+	if plan.Mode == route.Direct {
+		conn, err := o.pod.Dial(ctx, plan.Hop)
+		if err != nil {
+			return nil, err
+		}
+		return &directWay{server: conn}, nil
+	}
+	t := o.target(f, plan)
+	o.mu.Lock()
+	f.key = t.Key
+	o.mu.Unlock()
+	r := hbone.Request{Authority: plan.Authority, Header: about.RequestHeader(f.source, f.Client, plan.Service)}
+	if n := o.neighbour(f, plan); n != nil {
+		return o.openLocal(ctx, f, n, t, r)
+	}
+	stream, err := o.pool.Open(ctx, t, r)
+	if err != nil {
+		return nil, err
+	}
+	return &tunnelWay{stream: stream, peer: o.peers.id(t.Key)}, nil
+}
+
+// target is the tunnel that plan goes through.
+func (o *Outbound) target(f *flight, plan route.Plan) hbone.Target {
+	key := hbone.Key{
+		Source:       f.source.Identity.String(),
+		Destinations: joinIDs(plan.Accept),
+		Address:      plan.Hop,
+		SourceIP:     f.Client.Addr(),
+	}
+	return hbone.Target{
+		Key:  key,
+		Dial: func(ctx context.Context) (net.Conn, error) { return o.pod.Dial(ctx, plan.Hop) },
+		TLS: func(ctx context.Context) (*tls.Config, error) {
+			cert, err := o.certs.Get(ctx, f.source.Identity)
+			if err != nil {
+				return nil, &certificateError{id: f.source.Identity, err: err}
+			}
+			return o.peers.watch(key, identity.ClientTLS(cert, plan.Accept)), nil
+		},
+	}
+}
+
+// joinIDs is one text for a list of identities.
+func joinIDs(ids []identity.ID) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return strings.Join(texts, " ")
+}
+
+// retryable reports whether another endpoint may be asked after err.
+func retryable(err error) bool {
+	if hbone.Retryable(err) {
+		return true
+	}
+	if _, ok := errors.AsType[*net.OpError](err); !ok {
+		return false
+	}
+	// Plain TCP that did not come about. Being out of something ourselves is
+	// not the endpoint's fault, and would be met again.
+	return !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) && !errors.Is(err, context.Canceled)
+}
+
+// unprocessed reports whether the peer has not looked at the request, so that
+// the same endpoint may be asked again on another connection.
+func unprocessed(err error) bool {
+	if g, ok := errors.AsType[*hbone.GoAwayError](err); ok {
+		return g.Unprocessed
+	}
+	if _, ok := errors.AsType[*hbone.ResetError](err); ok {
+		return hbone.Retryable(err)
+	}
+	return errors.Is(err, hbone.ErrPingTimeout)
+}

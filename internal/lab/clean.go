@@ -46,6 +46,9 @@ func Clean(ctx context.Context, name, dir string) (Removed, error) {
 func clean(ctx context.Context, name, dir string) (Removed, error) {
 	var removed Removed
 	state, err := ReadState(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return removed, fmt.Errorf("%w: a lab belongs to root, so does its removal: sudo %s", err, strings.Join(os.Args, " "))
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return removed, fmt.Errorf("%w; look at it, then remove %s by hand", err, dir)
 	}

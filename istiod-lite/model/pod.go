@@ -58,8 +58,8 @@ func hasEnded(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// accountOf is the service account of a pod.
-func accountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, "default") }
+// AccountOf is the service account of a pod; default if it names none.
+func AccountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, "default") }
 
 // podAddresses are the addresses of a pod; none if one of them is malformed.
 func podAddresses(p *corev1.Pod) [][]byte {

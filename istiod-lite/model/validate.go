@@ -141,7 +141,7 @@ func (c *checker) pod(p *corev1.Pod) {
 	if p.Spec.NodeName != "" {
 		c.rules("spec.nodeName", p.Spec.NodeName, validation.IsDNS1123Subdomain)
 	}
-	c.rules("spec.serviceAccountName", accountOf(p), validation.IsDNS1123Subdomain)
+	c.rules("spec.serviceAccountName", AccountOf(p), validation.IsDNS1123Subdomain)
 	c.containers("spec.initContainers", p.Spec.InitContainers)
 	c.containers("spec.containers", p.Spec.Containers)
 	if p.Status.Phase != "" {

@@ -1,0 +1,44 @@
+package istiodlite
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+
+	"github.com/ambit-mesh/ambit/istiod-lite/ca"
+	"github.com/ambit-mesh/ambit/istiod-lite/discovery"
+)
+
+// callers lets discovery use the authenticator of the certificate service, so
+// that one proof opens both.
+type callers struct{ ca.Authenticator }
+
+// Authenticate implements [discovery.Authenticator].
+func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
+	caller, err := c.Authenticator.Authenticate(ctx)
+	if err != nil {
+		return discovery.Caller{}, err
+	}
+	return discovery.Caller{Node: caller.Node, Namespace: caller.Identity.Namespace, Name: caller.Name}, nil
+}
+
+// doorkeeper refuses a call by its headers, before any of its messages is read:
+// who has proven nothing cannot make us hold anything.
+func doorkeeper(auth ca.Authenticator, log *zap.Logger) tap.ServerInHandle {
+	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		if _, err := auth.Authenticate(metadata.NewIncomingContext(ctx, info.Header)); err != nil {
+			from := "unknown"
+			if p, ok := peer.FromContext(ctx); ok {
+				from = p.Addr.String()
+			}
+			log.Warn("caller refused", zap.String("peer", from), zap.String("method", info.FullMethodName), zap.Error(err))
+			return nil, grpcstatus.Error(codes.Unauthenticated, "request authenticate failure")
+		}
+		return ctx, nil
+	}
+}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
 )
 
 // netnsDir is where iproute2 looks for named namespaces, so that
@@ -25,40 +27,15 @@ type Namespace struct {
 // Path is the file that holds the namespace.
 func (n Namespace) Path() string { return filepath.Join(netnsDir, n.Name) }
 
-// Do runs fn on a thread inside the namespace. Sockets that fn opens and
-// programs that it starts belong to the namespace; goroutines that it starts do
-// not.
+// Do runs fn on a thread inside the namespace; see [netns.NS.Do]. Programs that
+// fn starts belong to the namespace too.
 func (n Namespace) Do(fn func() error) error {
-	result := make(chan error, 1)
-	go func() { result <- n.visit(fn) }()
-	return <-result
-}
-
-// visit goes in, runs fn and comes back. If it cannot come back it leaves the
-// thread locked; the runtime then ends the thread with the goroutine.
-func (n Namespace) visit(fn func() error) error {
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
+	ns, err := netns.Open(n.Path())
 	if err != nil {
 		return err
 	}
-	defer home.Close()
-	there, err := os.Open(n.Path())
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("namespace %s: %w", n.Name, err)
-	}
-	defer there.Close()
-	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter namespace %s: %w", n.Name, err)
-	}
-	err = fn()
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave namespace %s: %w", n.Name, back))
-	}
-	runtime.UnlockOSThread()
-	return err
+	defer ns.Close()
+	return ns.Do(fn)
 }
 
 // exists reports whether the namespace has its file.

@@ -50,9 +50,24 @@ type SocketOptions struct {
 	// connection ends (TCP_USER_TIMEOUT). Zero leaves it to the kernel.
 	UserTimeout time.Duration
 
+	// KeepAlive tunes the probes of a quiet peer.
+	KeepAlive KeepAlive
+
 	// Transparent says what becomes of a listener that cannot be transparent
 	// (IP_TRANSPARENT): by default it does without.
 	Transparent Transparency
+
+	// Exclusive makes a listener that shares its port with nobody. By default
+	// several may listen on it (SO_REUSEPORT), as in an upgrade.
+	Exclusive bool
+}
+
+// KeepAlive is how a quiet peer is probed. Zero fields mean the ecosystem's
+// numbers: after 180 s, every 180 s, 9 times.
+type KeepAlive struct {
+	Off            bool
+	Idle, Interval time.Duration // whole seconds
+	Probes         int
 }
 
 // Transparency is whether a listener must accept connections for addresses that
@@ -115,28 +130,34 @@ func lacksIPv6(err error) bool {
 
 // setListenOptions prepares a listening socket.
 func setListenOptions(fd int, network string, opts SocketOptions) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
+	if !opts.Exclusive {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
+		}
 	}
 	if opts.Transparent != TransparentNever {
 		if err := setTransparent(fd, network); err != nil && opts.Transparent == TransparentAlways {
 			return fmt.Errorf("%w: needs CAP_NET_ADMIN", err)
 		}
 	}
-	if err := setKeepAlive(fd); err != nil {
+	if err := setKeepAlive(fd, opts.KeepAlive); err != nil {
 		return err
 	}
 	return setCommonOptions(fd, opts)
 }
 
 // setKeepAlive turns on probes of a quiet peer.
-func setKeepAlive(fd int) error {
-	seconds := int(keepAlive / time.Second)
+func setKeepAlive(fd int, k KeepAlive) error {
+	if k.Off {
+		return os.NewSyscallError("setsockopt keepalive", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0))
+	}
+	idle := int(cmp.Or(k.Idle, keepAlive) / time.Second)
+	interval := int(cmp.Or(k.Interval, keepAlive) / time.Second)
 	return os.NewSyscallError("setsockopt keepalive", cmp.Or(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds),
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds),
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, max(idle, 1)),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, max(interval, 1)),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, cmp.Or(k.Probes, keepAliveProbes)),
 	))
 }
 

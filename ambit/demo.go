@@ -21,6 +21,7 @@ type demoFlags struct {
 	name   string
 	binDir string
 	broken string
+	peer   string // another ztunnel
 	keep   bool
 	json   bool
 }
@@ -47,8 +48,11 @@ Exit codes: 0 all passed; 1 a line failed; 2 it could not run; 130 interrupted.`
 		GroupID: groupSee,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if flags.broken == "list" {
+			switch {
+			case flags.broken == "list":
 				return listFaults(cmd.OutOrStdout())
+			case flags.peer != "":
+				return runInterop(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), flags)
 			}
 			return runDemo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), flags)
 		},
@@ -58,6 +62,9 @@ Exit codes: 0 all passed; 1 a line failed; 2 it could not run; 130 interrupted.`
 	cmd.Flags().StringVar(&flags.broken, "break", "", "sabotage the mesh: a fault, all, or list")
 	cmd.Flags().BoolVar(&flags.keep, "keep", false, "leave the mesh standing and say how to look around")
 	cmd.Flags().BoolVar(&flags.json, "json", false, "write the results as JSON")
+	cmd.Flags().StringVar(&flags.peer, "interop", "", "path of another ztunnel, to put in the place of each of ours in turn")
+	cmd.MarkFlagsMutuallyExclusive("interop", "break")
+	cmd.MarkFlagsMutuallyExclusive("interop", "keep")
 	err := cmd.RegisterFlagCompletionFunc("break", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		names := []string{"all", "list"}
 		for _, f := range demo.Faults() {
@@ -155,7 +162,7 @@ func runDemo(ctx context.Context, out, progress io.Writer, flags demoFlags) (err
 func showLines(ctx context.Context, l *lab.Lab, broken string, tell func(demo.Result)) ([]demo.Result, error) {
 	switch broken {
 	case "":
-		return demo.Run(ctx, l, tell), nil
+		return demo.Run(ctx, l, demo.Lines(), tell), nil
 	case "all":
 		return demo.RunFaults(ctx, l, demo.Faults(), tell), nil
 	}

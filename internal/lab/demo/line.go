@@ -46,6 +46,19 @@ func Lines() []Line {
 	}
 }
 
+// InteropLines returns what is shown with another ztunnel in the place of one of
+// ours: only what can be seen from programs and from the fields that all
+// ztunnels write.
+func InteropLines() []Line {
+	return []Line{
+		{"forth", "node 1 to node 2: identity proven, source address kept", forth},
+		{"back", "node 2 to node 1: the same", back},
+		{"deny", "a DENY rule keeps out whom it names, and says so", denyRule},
+		{"half-close", "a client that ends first still gets its answer", halfClose},
+		{"live-cut", "a policy change cuts a live connection within 1 s", liveCut},
+	}
+}
+
 // lineNamed finds a line; the names stand in this package.
 func lineNamed(name string) Line {
 	for _, l := range Lines() {

@@ -95,13 +95,13 @@ func denyRule(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if !strings.Contains(rec.Policy, "bank/no-web") {
+	if !strings.Contains(rec.Policy+" "+rec.Error, "bank/no-web") {
 		return "", fmt.Errorf("the refusal does not name bank/no-web: policy=%q error=%q", rec.Policy, rec.Error)
 	}
 	if _, err := helloThrough(ctx, cart, ledger, ledger.At(labapp.HTTPPort), identityOf("shop", "cart")); err != nil {
 		return "", fmt.Errorf("the rule does not name %v: %w", cart, err)
 	}
-	return fmt.Sprintf("%v refused by %s; %v let in", web, rec.Policy, cart), nil
+	return fmt.Sprintf("%v refused: %s; %v let in", web, rec.Error, cart), nil
 }
 
 // strict refuses plaintext, and not the mesh.
@@ -122,7 +122,7 @@ func strict(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	if _, err := helloThrough(ctx, web, ledger, ledger.At(labapp.HTTPPort), identityOf("shop", "web")); err != nil {
 		return "", fmt.Errorf("STRICT must not stop %v: %w", web, err)
 	}
-	return fmt.Sprintf("%v in plaintext refused by %s; %v over mTLS let in", visitor, rec.Policy, web), nil
+	return fmt.Sprintf("%v in plaintext refused: %s; %v over mTLS let in", visitor, rec.Error, web), nil
 }
 
 // applyPolicy writes a manifest; undo removes it and waits until the ledger is
@@ -183,7 +183,7 @@ func refused(ctx context.Context, from, to *lab.Pod) (lab.AccessLine, error) {
 		}
 	}
 	return log.Wait(ctx, fmt.Sprintf("a refused connection from %v to %v", from, to), func(r lab.AccessLine) bool {
-		return r.Direction == "inbound" && r.From(from.Address) && r.To(to.At(labapp.HTTPPort)) && r.Error != "" && r.Stage == "policy"
+		return r.Direction == "inbound" && r.From(from.Address) && r.To(to.At(labapp.HTTPPort)) && strings.Contains(r.Error, "policy")
 	})
 }
 

@@ -22,11 +22,11 @@ type Result struct {
 	Seconds  float64 `json:"seconds"`
 }
 
-// Run runs all lines on a standing lab and tells each result as it comes. It
-// stops when ctx ends.
-func Run(ctx context.Context, l *lab.Lab, tell func(Result)) []Result {
+// Run runs lines on a standing lab and tells each result as it comes. It stops
+// when ctx ends.
+func Run(ctx context.Context, l *lab.Lab, lines []Line, tell func(Result)) []Result {
 	var results []Result
-	for _, line := range Lines() {
+	for _, line := range lines {
 		if ctx.Err() != nil {
 			break
 		}

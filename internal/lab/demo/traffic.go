@@ -36,6 +36,25 @@ func crossNode(ctx context.Context, l *lab.Lab) (string, error) {
 		web, web.Node.Name, api, api.Node.Name, web.Address, rec.SrcIdentity), nil
 }
 
+// forth is crossNode for records that name no hop.
+func forth(ctx context.Context, l *lab.Lab) (string, error) {
+	return proven(ctx, l.Pod("shop", "web"), l.Pod("books", "api-2"), identityOf("shop", "web"))
+}
+
+// back is the way against forth.
+func back(ctx context.Context, l *lab.Lab) (string, error) {
+	return proven(ctx, l.Pod("shop", "cart"), l.Pod("books", "api-1"), identityOf("shop", "cart"))
+}
+
+func proven(ctx context.Context, from, to *lab.Pod, identity string) (string, error) {
+	rec, err := helloThrough(ctx, from, to, to.At(labapp.HTTPPort), identity)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%v on %s -> %v on %s: program saw %v, ztunnel proved %s",
+		from, from.Node.Name, to, to.Node.Name, from.Address, rec.SrcIdentity), nil
+}
+
 // sameNode does the same between two pods of node 1.
 func sameNode(ctx context.Context, l *lab.Lab) (string, error) {
 	web, api := l.Pod("shop", "web"), l.Pod("books", "api-1")

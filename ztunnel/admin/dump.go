@@ -4,8 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -237,8 +237,8 @@ func dumpConnection(e *telemetry.Entry) connectionDump {
 	}
 	switch {
 	case c.Direction == telemetry.Inbound && c.Authority != "":
-		if _, err := netip.ParseAddrPort(c.Authority); err != nil {
-			d.OriginalDst = &c.Authority
+		if host, _, err := net.SplitHostPort(c.Authority); err == nil && net.ParseIP(host) == nil {
+			d.OriginalDst = &host
 		}
 	case c.OriginalDst.IsValid():
 		text := c.OriginalDst.String()

@@ -196,8 +196,16 @@ func (n *NS) Dial(ctx context.Context, opts DialOptions) (*net.TCPConn, error) {
 		local = netip.Addr{} // a pod that calls itself needs no disguise
 	}
 	dialer := net.Dialer{
-		Timeout:         cmp.Or(opts.Timeout, connectTimeout),
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: keepAliveProbes},
+		Timeout: cmp.Or(opts.Timeout, connectTimeout),
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable:   !opts.KeepAlive.Off,
+			Idle:     cmp.Or(opts.KeepAlive.Idle, keepAlive),
+			Interval: cmp.Or(opts.KeepAlive.Interval, keepAlive),
+			Count:    cmp.Or(opts.KeepAlive.Probes, keepAliveProbes),
+		},
+	}
+	if opts.KeepAlive.Off {
+		dialer.KeepAlive = -1
 	}
 	if local.IsValid() {
 		if err := n.checkLocal(remote.Addr(), local); err != nil {

@@ -134,11 +134,14 @@ func (d *Document) DecodeMessage(path string, raw []byte, m proto.Message) error
 	if loc == nil {
 		return d.At(path, errors.New(text))
 	}
-	text = strings.Replace(text, loc[0], "", 1)
+	before, after, _ := strings.Cut(text, loc[0])
 	line, _ := strconv.Atoi(loc[1])
 	column, _ := strconv.Atoi(loc[2])
-	at := join(path, pathAt(raw, offsetOf(raw, line, column)))
-	return d.At(at, fmt.Errorf("%s: %s", at, strings.TrimSpace(text)))
+	at := join(path, pathAt(raw, offsetOf(raw, line, column)+1)) // the position is that before the token
+	if before = strings.TrimSpace(before); before != "" {
+		before += ": "
+	}
+	return d.At(at, fmt.Errorf("%s: %s%s", at, before, after))
 }
 
 // protoPosition is how protojson says where it stopped.

@@ -104,14 +104,18 @@ func (p part) checkJSON() ([]byte, error) {
 	if len(bytes.TrimSpace(p.text)) == 0 {
 		return nil, nil
 	}
-	var out bytes.Buffer
-	if err := json.Compact(&out, p.text); err != nil {
+	var all json.RawMessage
+	if err := json.Unmarshal(p.text, &all); err != nil {
 		line := 0
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
 			line = 1 + bytes.Count(p.text[:min(int(syntax.Offset), len(p.text))], []byte("\n"))
 		}
 		return nil, &Error{File: p.file, Line: line, Err: err}
+	}
+	var out bytes.Buffer
+	if err := json.Compact(&out, all); err != nil {
+		return nil, &Error{File: p.file, Err: err}
 	}
 	return out.Bytes(), nil
 }

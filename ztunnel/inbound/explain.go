@@ -1,7 +1,6 @@
 package inbound
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -102,35 +101,30 @@ func explainDenied(s policy.Subject, r Request, err error) error {
 	if !ok {
 		return explainCut(err)
 	}
-	e := &telemetry.Error{Stage: telemetry.StagePolicy, Fault: telemetry.FaultPolicy, Err: err}
+	if len(denied.Verdict.Missing) > 0 {
+		return &telemetry.Error{
+			Stage: telemetry.StagePolicy, Fault: telemetry.FaultControl, Err: err,
+			Hint: "the control plane names a policy that it has not sent",
+		}
+	}
 	who := r.id().String()
 	if who == "" {
 		who = "a plaintext client"
 	}
-	if len(denied.Verdict.Missing) > 0 {
-		e.Fault = telemetry.FaultControl
-		e.Hint = "the control plane names a policy that it has not sent"
-	} else {
-		e.Hint = fmt.Sprintf("%s may not reach pod %v at port %d", who, s, r.Authority.Port())
-	}
-	return e
+	err = fmt.Errorf("%s to port %d of pod %v: %w", who, r.Authority.Port(), s, err)
+	return telemetry.ExplainPolicy(denied.Verdict.Policy, err)
 }
 
 // explainApp turns an error of dialing the application at to into one an
 // operator can act on.
 func explainApp(to netip.AddrPort, err error) error {
-	e := &telemetry.Error{Stage: telemetry.StageApp, Fault: telemetry.FaultApp, Err: err}
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		e.Hint = fmt.Sprintf("nothing listens on %v in the pod", to)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		e.Fault, e.Hint = telemetry.FaultLocal, "this ztunnel is out of file descriptors: raise LimitNOFILE"
-	case errors.Is(err, capture.ErrNotLocal):
-		e.Fault, e.Hint = telemetry.FaultPeer, "the destination is not an address of this pod"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
-		e.Hint = fmt.Sprintf("the pod does not answer at %v: is its accept queue full, or do rules of its own drop the mark 0x539?", to)
+	if errors.Is(err, capture.ErrNotLocal) {
+		return &telemetry.Error{
+			Stage: telemetry.StageApp, Fault: telemetry.FaultPeer, Err: err,
+			Hint: "the destination is not an address of this pod",
+		}
 	}
-	return e
+	return telemetry.ExplainApp(to, err)
 }
 
 // explainPeer turns an error of answering the peer into one an operator can act
@@ -142,24 +136,16 @@ func explainPeer(err error) error {
 // explainCopy turns the end of a pipe into one an operator can act on; nil
 // stays nil.
 func explainCopy(err error) error {
-	if err == nil {
-		return nil
+	if _, ok := errors.AsType[*streamio.CopyError](err); ok || err == nil {
+		return telemetry.ExplainCopy(telemetry.Inbound, err)
 	}
-	e := &telemetry.Error{Stage: telemetry.StageCopy, Err: err}
-	ce, ok := errors.AsType[*streamio.CopyError](err)
 	switch {
-	case ok && ce.Side == streamio.Server:
-		e.Fault = telemetry.FaultApp
-	case ok:
-		e.Fault = telemetry.FaultPeer
 	case isPeer(err):
-		e.Fault = telemetry.FaultPeer
+		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultPeer, Err: err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		e.Fault = telemetry.FaultApp
-	default:
-		return explainCut(err)
+		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultApp, Err: err}
 	}
-	return e
+	return explainCut(err)
 }
 
 // isPeer reports whether err is about the tunnel rather than the application.
@@ -174,16 +160,16 @@ func isPeer(err error) bool {
 	return ok || errors.Is(err, hbone.ErrPingTimeout)
 }
 
-// explainCut says why a connection that lived was ended by us.
+// explainCut says why a connection was ended by us.
 func explainCut(err error) error {
+	if revoked, ok := errors.AsType[*policy.RevokedError](err); ok {
+		return telemetry.ExplainPolicy(revoked.Verdict.Policy, err)
+	}
 	if _, ok := errors.AsType[*telemetry.Error](err); ok {
 		return err
 	}
-	if _, ok := errors.AsType[*policy.RevokedError](err); ok {
-		return &telemetry.Error{Stage: telemetry.StagePolicy, Fault: telemetry.FaultPolicy, Err: err}
-	}
 	if errors.Is(err, hbone.ErrDrainTimeout) {
-		return &telemetry.Error{Stage: telemetry.StageDrain, Fault: telemetry.FaultLocal, Err: err}
+		return telemetry.ExplainDrain(err)
 	}
 	return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultUnknown, Err: err}
 }

@@ -219,6 +219,7 @@ var (
 
 // liveVisits are the visits of a pod that have not ended.
 type liveVisits struct {
-	mu  sync.Mutex
-	all map[*Visit]struct{}
+	mu     sync.Mutex
+	all    map[*Visit]struct{}
+	closed error // why there are no more; nil while there are
 }

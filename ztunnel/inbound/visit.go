@@ -37,6 +37,9 @@ func (in *Inbound) begin(ctx context.Context, snap *workload.Snapshot, own *work
 	v := &Visit{in: in, peer: r.Peer, cancel: cancel}
 	in.live.mu.Lock()
 	in.live.all[v] = struct{}{}
+	if in.live.closed != nil {
+		cancel(in.live.closed)
+	}
 	in.live.mu.Unlock()
 	v.rec = in.records.Open(in.describe(snap, own, r, t))
 	return ctx, v
@@ -120,8 +123,11 @@ func (in *Inbound) Renewed(own *identity.Certificate) {
 	}
 }
 
-// Cut ends every visit because of cause.
+// Cut ends every visit because of cause, and those that are still to begin.
 func (in *Inbound) Cut(cause error) {
+	in.live.mu.Lock()
+	in.live.closed = cause
+	in.live.mu.Unlock()
 	for _, v := range in.visits() {
 		v.cancel(cause)
 	}

@@ -1,11 +1,9 @@
 package outbound
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"syscall"
 
@@ -14,7 +12,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/streamio"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
-	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 
@@ -61,80 +58,38 @@ func explainRoute(err error) error {
 // act on.
 func explainOpen(plan route.Plan, err error) error {
 	if ce, ok := errors.AsType[*certificateError](err); ok {
-		return &telemetry.Error{
-			Stage: telemetry.StageIdentity, Fault: telemetry.FaultLocal, Err: ce,
-			Hint: "is the CA reachable from this node, and is the pod on it?",
-		}
+		return telemetry.ExplainIdentity(ce.id, ce.err)
+	}
+	if plan.Mode == route.Direct {
+		return telemetry.ExplainApp(plan.Hop, explainedCut(err))
 	}
 	if re, ok := errors.AsType[*hbone.RefusedError](err); ok {
-		return explainRefused(plan, re)
+		return telemetry.ExplainRefused(plan.Hop, re.Status, err)
 	}
-	if de, ok := errors.AsType[*hbone.DialError](err); ok && de.Stage != hbone.StageDial {
-		return explainHandshake(plan, de)
+	if de, ok := errors.AsType[*hbone.DialError](err); ok {
+		switch de.Stage {
+		case hbone.StageTLS:
+			return explainTLS(plan, err)
+		case hbone.StageH2:
+			return telemetry.ExplainHTTP2(plan.Hop, err)
+		}
+		return telemetry.ExplainDial(plan.Hop, err)
 	}
-	if errors.Is(err, errWitnessLost) || errors.Is(err, hbone.ErrOpenTimeout) || errors.Is(err, hbone.ErrDraining) || isPeer(err) {
+	if isPeer(err) || errors.Is(err, errWitnessLost) || errors.Is(err, hbone.ErrOpenTimeout) || errors.Is(err, hbone.ErrDraining) {
 		return &telemetry.Error{Stage: telemetry.StageConnect, Fault: telemetry.FaultPeer, Err: err}
 	}
-	if _, ok := errors.AsType[*net.OpError](err); !ok && !errors.Is(err, context.DeadlineExceeded) {
-		return explainCut(err)
-	}
-	return explainDial(plan.Hop, err)
+	return explainCut(err)
 }
 
-// explainRefused turns an answer other than 200 into an error an operator can
-// act on.
-func explainRefused(plan route.Plan, re *hbone.RefusedError) error {
-	e := &telemetry.Error{Stage: telemetry.StageConnect, Fault: telemetry.FaultPeer, Err: re}
-	switch re.Status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		e.Fault = telemetry.FaultPolicy
-		e.Hint = fmt.Sprintf("a policy of the destination says no; its own log names the rule: look for %v there", plan.Authority)
-	case http.StatusBadRequest:
-		e.Fault = telemetry.FaultControl
-		e.Hint = fmt.Sprintf("%v is not an address of the pod at %v: has its address been given to another pod?", plan.Authority, plan.Hop)
-	case http.StatusServiceUnavailable:
-		e.Hint = fmt.Sprintf("the proxy at %v could not reach %v: does the application listen?", plan.Hop, plan.Authority)
+// explainTLS turns an error of the handshake into one an operator can act on.
+func explainTLS(plan route.Plan, err error) error {
+	if !errors.Is(err, identity.ErrUnexpectedPeer) {
+		return telemetry.ExplainTLS(plan.Hop, err)
 	}
-	return e
-}
-
-// explainHandshake turns an error of TLS or HTTP/2 into one an operator can act
-// on.
-func explainHandshake(plan route.Plan, de *hbone.DialError) error {
-	e := &telemetry.Error{Stage: telemetry.StageTLS, Fault: telemetry.FaultPeer, Err: de}
-	if de.Stage == hbone.StageH2 {
-		e.Stage = telemetry.StageHTTP2
-		e.Hint = fmt.Sprintf("what listens on %v is not an HBONE server", plan.Hop)
-		return e
+	return &telemetry.Error{
+		Stage: telemetry.StageTLS, Fault: telemetry.FaultPeer, Err: err,
+		Hint: fmt.Sprintf("%v should be %s: has the address been given to another pod?", plan.Hop, joinIDs(plan.Accept)),
 	}
-	if errors.Is(de, identity.ErrUnexpectedPeer) {
-		e.Hint = fmt.Sprintf("%v should be %s: has the address been given to another pod?", plan.Hop, joinIDs(plan.Accept))
-	} else {
-		e.Hint = "do both ends trust the same root, and share the trust domain?"
-	}
-	return e
-}
-
-// explainDial turns an error of TCP to hop into one an operator can act on.
-func explainDial(hop netip.AddrPort, err error) error {
-	e := &telemetry.Error{Stage: telemetry.StageDial, Fault: telemetry.FaultPeer, Err: err}
-	tunnel := hop.Port() == workload.HBONEPort
-	switch nerr := net.Error(nil); {
-	case errors.Is(err, syscall.ECONNREFUSED) && tunnel:
-		e.Hint = fmt.Sprintf("nothing listens on %v: is the pod still enrolled, and does its ztunnel run?", hop)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		e.Fault, e.Hint = telemetry.FaultApp, fmt.Sprintf("nothing listens on %v", hop)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		e.Fault, e.Hint = telemetry.FaultLocal, "this ztunnel is out of file descriptors: raise LimitNOFILE"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		e.Fault, e.Hint = telemetry.FaultLocal, fmt.Sprintf("no route from the pod to %v", hop.Addr())
-	case errors.As(err, &nerr) && nerr.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		if tunnel {
-			e.Fault = telemetry.FaultNetwork
-		}
-		e.Hint = fmt.Sprintf("no answer from %v: does a NetworkPolicy block TCP port %d?", hop.Addr(), hop.Port())
-	}
-	return e
 }
 
 // explainUntrusted says that the other end of a live tunnel is not believed any
@@ -158,19 +113,16 @@ func explainWitness(hop netip.AddrPort, err error) *telemetry.Error {
 // explainCopy turns the end of a pipe into one an operator can act on; nil
 // stays nil.
 func explainCopy(err error) error {
-	if err == nil {
-		return nil
+	if _, ok := errors.AsType[*streamio.CopyError](err); ok || err == nil {
+		return telemetry.ExplainCopy(telemetry.Outbound, err)
 	}
-	e := &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultApp, Err: err}
-	ce, ok := errors.AsType[*streamio.CopyError](err)
 	switch {
-	case ok && ce.Side == streamio.Server, isPeer(err):
-		e.Fault = telemetry.FaultPeer
-	case ok, errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-	default:
-		return explainCut(err)
+	case isPeer(err):
+		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultPeer, Err: err}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultApp, Err: err}
 	}
-	return e
+	return explainCut(err)
 }
 
 // isPeer reports whether err is about the tunnel rather than the application.
@@ -185,13 +137,21 @@ func isPeer(err error) bool {
 	return ok || errors.Is(err, hbone.ErrPingTimeout)
 }
 
-// explainCut says why a connection that lived was ended by us.
+// explainCut says why a connection was ended by us.
 func explainCut(err error) error {
+	if _, ok := errors.AsType[*policy.RevokedError](err); ok {
+		return telemetry.ExplainPolicy("", err)
+	}
 	if _, ok := errors.AsType[*telemetry.Error](err); ok {
 		return err
 	}
-	if _, ok := errors.AsType[*policy.RevokedError](err); ok {
-		return &telemetry.Error{Stage: telemetry.StagePolicy, Fault: telemetry.FaultPolicy, Err: err}
-	}
 	return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultUnknown, Err: err}
+}
+
+// explainedCut is err, explained if we ended the connection ourselves.
+func explainedCut(err error) error {
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return err
+	}
+	return explainCut(err)
 }

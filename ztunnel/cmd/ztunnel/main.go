@@ -1,0 +1,104 @@
+// Command ztunnel is the node proxy of the mesh: it carries the connections of
+// this node's pods through HBONE, proves who they are and asks who may talk.
+//
+// It is set up by the environment variables of an ambient installation, or by
+// flags of the same names; see --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"go.uber.org/zap"
+
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/ztunnel"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// Exit statuses. Source: sysexits.h for the second.
+const (
+	exitFailed = 1
+	exitUsage  = 64
+)
+
+// run is the whole process; it returns the exit status.
+func run(args []string) int {
+	w := osWorld(os.Environ(), runtime.NumCPU())
+	switch err := parseFlags(args, w.env); {
+	case errors.Is(err, errHelp):
+		fmt.Println("ztunnel carries the connections of this node's pods through the mesh.")
+		fmt.Println()
+		printSettings(os.Stdout)
+		return 0
+	case errors.Is(err, errVersion):
+		fmt.Println(version())
+		return 0
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "ztunnel:", err)
+		return exitUsage
+	}
+	cfg, opt, err := load(w)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ztunnel: settings:", err)
+		return exitUsage
+	}
+	if err := keepMonitorAwake(opt.awake, os.Args, os.Environ()); err != nil {
+		fmt.Fprintln(os.Stderr, "ztunnel: start again with the monitor thread awake:", err)
+	}
+	cfg.Version = buildVersion()
+	log, err := telemetry.NewLogger(telemetry.LogConfig{JSON: opt.logJSON, Spec: opt.logLevel}, os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ztunnel: RUST_LOG:", err)
+		return exitUsage
+	}
+	runtime.GOMAXPROCS(opt.threads)
+	for _, text := range opt.warnings {
+		log.Zap().Warn("setting without effect", zap.String("setting", text))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	z, err := ztunnel.New(cfg, ztunnel.Deps{Log: log, Environ: os.Environ()})
+	if err == nil {
+		err = z.Run(ctx)
+	}
+	if err != nil {
+		log.Zap().Error("ztunnel has ended", zap.Error(err))
+		return exitFailed
+	}
+	return 0
+}
+
+// version is what --version says.
+func version() string {
+	text := "ztunnel " + buildVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
+	if identity.FIPS() {
+		return text + ", FIPS 140-3 module in force"
+	}
+	return text + ", FIPS 140-3 module not in force"
+}
+
+// buildVersion is the version of the module, or the commit it was built from.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "dev"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "dev-" + s.Value[:12]
+		}
+	}
+	return "dev"
+}

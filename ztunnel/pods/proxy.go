@@ -1,0 +1,221 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/ztunnel/capture"
+	"github.com/ambit-mesh/ambit/ztunnel/inbound"
+	"github.com/ambit-mesh/ambit/ztunnel/outbound"
+)
+
+// proxy is the listeners of one pod and the stages behind them.
+type proxy struct {
+	// Set by newProxy, then only read.
+	subject policy.Subject
+	ns      *netns.NS
+	sockets netns.SocketOptions
+	in      *inbound.Inbound
+	out     *outbound.Outbound
+	server  *hbone.Server
+	leave   context.CancelFunc      // take no more
+	cut     context.CancelCauseFunc // end at once
+	tasks   *lifecycle.Group
+
+	callers callers
+
+	// mu guards the fields below.
+	mu       sync.Mutex
+	failure  error // why a listener has ended by itself
+	identity identity.ID
+	release  func() // of identity
+}
+
+// listeners are the sockets of a pod.
+type listeners struct{ outbound, plaintext, hbone *net.TCPListener }
+
+// newProxy opens the listeners of p and starts to serve them. After an error
+// nothing is left.
+func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
+	ls, err := m.listen(r.polite, p.ns)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := p.ns.Addrs()
+	if err != nil {
+		return nil, errors.Join(err, ls.close())
+	}
+	x := &proxy{
+		subject: policy.Subject{Name: p.info.Name, Namespace: p.info.Namespace, ServiceAccount: p.info.ServiceAccount},
+		ns:      p.ns,
+		sockets: m.cfg.Sockets,
+		tasks:   new(lifecycle.Group),
+	}
+	x.out = outbound.New(m.cfg.Outbound, outbound.Pod{
+		UID: p.uid, Subject: x.subject, Addresses: reported(addrs), Dial: x.dialOut,
+	}, outbound.Deps{
+		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs,
+		Neighbours: m, HTrace: m.deps.HTrace,
+	})
+	x.in = inbound.New(m.cfg.Inbound, inbound.Pod{UID: p.uid, Subject: x.subject, Dial: x.dialApp}, inbound.Deps{
+		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs, Acked: m.deps.Acked,
+	})
+	server := m.cfg.Server
+	server.TLS, server.Authenticate, server.Handle = x.in.TLS, x.in.Authenticate, x.in.Handle
+	x.server = hbone.NewServer(server, m.deps.HTrace)
+	m.retain(x)
+	m.serve(r, x, p, ls)
+	return x, nil
+}
+
+// serve starts the three loops of x.
+func (m *Manager) serve(r *run, x *proxy, p *pod, ls listeners) {
+	polite, leave := context.WithCancel(r.polite)
+	life, cut := context.WithCancelCause(r.life)
+	x.leave, x.cut = leave, cut
+	trace := m.captureTrace(x)
+	x.tasks.Go(polite, "outbound-accept", func(polite context.Context) {
+		x.ended(x.out.Run(polite, life, capture.NewListener(ls.outbound, trace(telemetry.Outbound))))
+	})
+	x.tasks.Go(polite, "plaintext-accept", func(polite context.Context) {
+		ln := capture.NewListener(ls.plaintext, trace(telemetry.Inbound))
+		x.ended(ln.Serve(polite, life, "plaintext", x.in.ServePlaintext))
+	})
+	x.tasks.Go(polite, "hbone-accept", func(polite context.Context) {
+		x.ended(x.server.Serve(polite, ls.hbone))
+	})
+	m.log.Debug("listeners are open", podFields(p)...)
+}
+
+// ended notes why a loop of x ended.
+func (x *proxy) ended(err error) {
+	if err == nil {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.failure = errors.Join(x.failure, err)
+}
+
+// broken returns why a loop has ended by itself; nil when all go on.
+func (x *proxy) broken() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.failure
+}
+
+// stop ends x and returns when nothing of it is left. With a cause all
+// connections end at once; with nil they may go on until the life of the
+// Manager's pods ends.
+func (x *proxy) stop(cause error) {
+	x.leave()
+	if cause != nil {
+		x.cut(cause)
+		x.server.Cut(cause)
+		x.in.Cut(cause)
+	}
+	x.tasks.Wait()
+	x.cut(nil)
+	x.in.Cut(errStopping)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.release != nil {
+		x.release()
+		x.release = nil
+	}
+}
+
+// listen opens the three sockets in ns, or none.
+func (m *Manager) listen(ctx context.Context, ns *netns.NS) (ls listeners, err error) {
+	addr := netip.IPv6Unspecified()
+	if m.cfg.IPv4Only {
+		addr = netip.IPv4Unspecified()
+	}
+	for _, l := range []struct {
+		port uint16
+		into **net.TCPListener
+	}{
+		{capture.PortOutbound, &ls.outbound},
+		{capture.PortPlaintext, &ls.plaintext},
+		{capture.PortHBONE, &ls.hbone},
+	} {
+		if *l.into, err = ns.Listen(ctx, "tcp", netip.AddrPortFrom(addr, l.port), m.cfg.Sockets); err != nil {
+			return listeners{}, errors.Join(fmt.Errorf("listen in the pod: %w", err), ls.close())
+		}
+	}
+	return ls, nil
+}
+
+// close closes what is open.
+func (ls listeners) close() error {
+	var errs []error
+	for _, l := range []*net.TCPListener{ls.outbound, ls.plaintext, ls.hbone} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// reported are the addresses by which others know the pod.
+func reported(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
+}
+
+// dialOut connects from the pod to the world.
+func (x *proxy) dialOut(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	return x.ns.Dial(ctx, netns.DialOptions{Remote: to, SocketOptions: x.sockets})
+}
+
+// dialApp connects to the application of the pod, with from as source when it
+// is valid. The destination must be local, or the connection would leave the
+// pod in plaintext.
+func (x *proxy) dialApp(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	if !from.IsValid() {
+		switch local, err := x.ns.HasAddr(to.Addr()); {
+		case err != nil:
+			return nil, err
+		case !local:
+			return nil, fmt.Errorf("%v: %w", to, netns.ErrNotLocal)
+		}
+	}
+	return x.ns.Dial(ctx, netns.DialOptions{Remote: to, Local: from, SocketOptions: x.sockets})
+}
+
+// captureTrace returns the hooks of x's listeners.
+func (m *Manager) captureTrace(x *proxy) func(telemetry.Direction) capture.Trace {
+	return func(d telemetry.Direction) capture.Trace {
+		return capture.Trace{
+			Refused: func(client, target netip.AddrPort, err error) {
+				m.deps.Records.Refuse(d, client, target, &telemetry.Error{
+					Stage: telemetry.StageCapture, Fault: telemetry.FaultApp, Err: err,
+					Hint: "ports 15001, 15006 and 15008 of a pod belong to the mesh",
+				})
+			},
+			Short: func(err error, wait time.Duration) {
+				m.metrics.short.Inc()
+				m.log.Error("new connections wait: something has run out; raise LimitNOFILE if it is descriptors",
+					zap.Stringer("pod", x.subject), zap.Stringer("direction", d), zap.Duration("wait", wait), zap.Error(err))
+			},
+		}
+	}
+}

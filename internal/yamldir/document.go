@@ -156,7 +156,17 @@ func (d *Document) typeError(err error, into any) *Error {
 		return d.At("", errors.New(strings.TrimPrefix(err.Error(), "json: ")))
 	}
 	at := pathAt(d.JSON, int(mistyped.Offset))
-	return d.At(at, fmt.Errorf("%s: want %s, not %s", at, describe(mistyped.Type.String()), mistyped.Value))
+	return d.At(at, fmt.Errorf("%s: %s", at, mistype(mistyped)))
+}
+
+// mistype says which type is wanted. YAML takes yes, on, 1.0 and others for
+// something else than the words they look like.
+func mistype(e *json.UnmarshalTypeError) string {
+	text := fmt.Sprintf("want %s, not %s", describe(e.Type.String()), e.Value)
+	if e.Type.Kind() == reflect.String && (e.Value == "bool" || strings.HasPrefix(e.Value, "number")) {
+		text += ": put it into quotes"
+	}
+	return text
 }
 
 // describe turns a Go type into words for the author of a manifest.

@@ -132,7 +132,7 @@ func (p part) yamlError(err error) *Error {
 	line := 0
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
 		n, _ := strconv.Atoi(m[1])
-		line = p.line - 1 + n
+		line = min(p.line-1+n, p.line+bytes.Count(p.text, []byte("\n"))) // parsers count past the end
 		text = strings.Replace(text, m[0], "", 1)
 	}
 	if line == 0 {
@@ -178,7 +178,7 @@ func (p part) documents(raw []byte, line int, prefix string) ([]*Document, error
 		if !errors.As(err, &mistyped) {
 			return nil, d.At("", err)
 		}
-		return nil, d.Errorf(mistyped.Field, "want %s, not %s", describe(mistyped.Type.String()), mistyped.Value)
+		return nil, d.Errorf(mistyped.Field, "%s", mistype(mistyped))
 	}
 	d.APIVersion, d.Kind, d.Namespace, d.Name = h.APIVersion, h.Kind, h.Metadata.Namespace, h.Metadata.Name
 	switch {

@@ -40,7 +40,7 @@ func TestParse(t *testing.T) {
 		{name: "no name: refused at the line of metadata", text: "apiVersion: v1\nkind: Pod\nmetadata:\n  labels: {}\n",
 			want: "a.yaml:3: Pod : metadata.name: missing: every object needs a name"},
 		{name: "a name that is a number: refused", text: "apiVersion: v1\nkind: Pod\nmetadata:\n  name: 7\n",
-			want: "a.yaml:4: metadata.name: want a string, not number"},
+			want: "a.yaml:4: metadata.name: want a string, not number: put it into quotes"},
 		{name: "a list of objects: refused", text: "- apiVersion: v1\n", want: "a.yaml:1: want a Kubernetes object with apiVersion, kind and metadata"},
 		{name: "YAML that cannot be read: line in the file, not in the document",
 			text: "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b\n",
@@ -85,7 +85,7 @@ func TestDecodeIsStrictAndNamesTheLine(t *testing.T) {
 		{"a word for a number", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    ports:\n    - name: http\n      containerPort: http\n",
 			`a.yaml:9: Pod a: spec.containers[0].ports[0].containerPort: want a number (int32), not string`},
 		{"a number for a label", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    app.kubernetes.io/version: 1\n",
-			`a.yaml:6: Pod a: metadata.labels.app.kubernetes.io/version: want a string, not number`},
+			`a.yaml:6: Pod a: metadata.labels.app.kubernetes.io/version: want a string, not number: put it into quotes`},
 		{"in an item of a List", "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n  spec:\n    foo: 1\n",
 			`a.yaml:8: Pod a: unknown field "spec.foo"`},
 	}

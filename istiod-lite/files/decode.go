@@ -165,3 +165,22 @@ func serviceEntry(d *yamldir.Document) (model.Object, error) {
 
 // place is where a document stands.
 func place(d *yamldir.Document) string { return fmt.Sprintf("%s:%d", d.File, d.Line) }
+
+// Decode is what a file of that name and content would say, were it the only one
+// of its directory: an event per object that the model reads. The errors are
+// [*yamldir.Error]s, joined.
+func Decode(name string, content []byte) ([]model.Event, error) {
+	docs, err := yamldir.Parse(name, content)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := decodeFile(&yamldir.File{Path: name, Documents: docs})
+	if err != nil {
+		return nil, err
+	}
+	var events []model.Event
+	for _, o := range objects {
+		events = append(events, model.Event{Key: o.key, Object: o.object})
+	}
+	return events, nil
+}

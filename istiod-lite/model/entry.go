@@ -171,7 +171,7 @@ func (m *Model) entryAddresses(e *networking.ServiceEntry) ([]*workloadapi.Netwo
 		if err != nil {
 			return nil, fmt.Errorf("element %d: %w", i, err)
 		}
-		a := &workloadapi.NetworkAddress{Network: m.cfg.Network, Address: prefix.Addr().AsSlice()}
+		a := &workloadapi.NetworkAddress{Network: m.cfg.Network, Address: prefix.Masked().Addr().AsSlice()}
 		if prefix.Bits() < prefix.Addr().BitLen() {
 			length := uint32(prefix.Bits())
 			a.Length = &length

@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,10 +20,11 @@ const budgetWait = 5 * time.Second
 // stay small and connections with a backlog are read no further.
 // Many goroutines may use it.
 type Budget struct {
-	limit int64
+	limit   int64
+	used    atomic.Int64
+	waiting atomic.Int32 // goroutines in wait
 
 	mu    sync.Mutex
-	used  int64
 	freed chan struct{} // closed at the next release; nil when nobody waits
 }
 
@@ -35,30 +37,24 @@ func NewBudget(bytes int64) *Budget {
 }
 
 // Used is how many bytes are taken now.
-func (b *Budget) Used() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used
-}
+func (b *Budget) Used() int64 { return b.used.Load() }
 
 // try takes n bytes if they are there.
 func (b *Budget) try(n int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.used+int64(n) > b.limit {
-		return false
+	for {
+		used := b.used.Load()
+		if used+int64(n) > b.limit {
+			return false
+		}
+		if b.used.CompareAndSwap(used, used+int64(n)) {
+			return true
+		}
 	}
-	b.used += int64(n)
-	return true
 }
 
 // force takes n bytes whether they are there or not: for the small buffers
 // without which nothing moves.
-func (b *Budget) force(n int) {
-	b.mu.Lock()
-	b.used += int64(n)
-	b.mu.Unlock()
-}
+func (b *Budget) force(n int) { b.used.Add(int64(n)) }
 
 // wait takes n bytes, if need be after waiting for others to release theirs,
 // but not beyond stop or budgetWait.
@@ -66,20 +62,20 @@ func (b *Budget) wait(n int, stop <-chan struct{}) bool {
 	if b.try(n) {
 		return true
 	}
+	b.waiting.Add(1)
+	defer b.waiting.Add(-1)
 	timer := time.NewTimer(budgetWait)
 	defer timer.Stop()
 	for {
 		b.mu.Lock()
-		if b.used+int64(n) <= b.limit {
-			b.used += int64(n)
-			b.mu.Unlock()
-			return true
-		}
 		if b.freed == nil {
 			b.freed = make(chan struct{})
 		}
 		freed := b.freed
 		b.mu.Unlock()
+		if b.try(n) {
+			return true
+		}
 		select {
 		case <-freed:
 		case <-stop:
@@ -90,10 +86,13 @@ func (b *Budget) wait(n int, stop <-chan struct{}) bool {
 	}
 }
 
-// release gives n bytes back.
+// release gives n bytes back and wakes who waits for them.
 func (b *Budget) release(n int) {
+	b.used.Add(-int64(n))
+	if b.waiting.Load() == 0 {
+		return
+	}
 	b.mu.Lock()
-	b.used -= int64(n)
 	if b.freed != nil {
 		close(b.freed)
 		b.freed = nil

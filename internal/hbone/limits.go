@@ -102,9 +102,6 @@ const (
 	// maxAnswers bounds the bytes of answers that wait to be written: some 900
 	// PING ACKs of 17 bytes.
 	maxAnswers = 16 << 10
-	// closedStreams is how many streams may be closed by us while the peer's
-	// window of DATA for each is still on its way.
-	strayBytes = 2 * connWindow
 )
 
 var (
@@ -124,6 +121,9 @@ var (
 	earlyDataRate = rate{burst: 20, perSecond: 1}
 	// Empty DATA without END_STREAM: nobody needs them.
 	emptyDataRate = rate{burst: 100, perSecond: 10}
+	// Bytes of DATA on closed streams: when we reset a stream, a window of them
+	// may be on its way.
+	strayRate = rate{burst: 2 * connWindow, perSecond: streamWindow}
 	// 100 people typing 100 keys a second.
 	tinyDataRate = rate{burst: 20000, perSecond: 10000}
 )

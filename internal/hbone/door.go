@@ -1,0 +1,143 @@
+package hbone
+
+import (
+	"container/list"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"golang.org/x/net/http2"
+)
+
+// errEvicted is why a connection in its handshake was closed.
+var errEvicted = errors.New("too many handshakes at once: the oldest is closed")
+
+// door counts who is inside and who is still on the way in. When too many are
+// on their way, in all or from one address, the one that has been longest is
+// shown out: an honest peer is through in milliseconds.
+type door struct {
+	limits Limits
+	trace  *Trace
+
+	mu      sync.Mutex
+	closed  bool
+	pending list.List // of *guest, oldest first
+	byIP    map[netip.Addr]*visitors
+}
+
+// visitors are the connections of one address. Guarded by door.mu.
+type visitors struct {
+	conns   int
+	pending list.List // of *guest, oldest first
+}
+
+// guest is one connection.
+type guest struct {
+	d   *door
+	raw net.Conn
+	ip  netip.Addr
+
+	// Guarded by door.mu. The elements are nil once the handshake is done.
+	inAll, inIP *list.Element
+	evicted     bool
+}
+
+// init prepares the door.
+func (d *door) init(l Limits, t *Trace) {
+	d.limits, d.trace = l, t
+	d.byIP = make(map[netip.Addr]*visitors)
+}
+
+// enter registers raw; nil means that it may not come in.
+func (d *door) enter(raw net.Conn) *guest {
+	g := &guest{d: d, raw: raw, ip: addrPort(raw.RemoteAddr()).Addr()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	v := d.byIP[g.ip]
+	if v == nil {
+		v = &visitors{}
+		d.byIP[g.ip] = v
+	}
+	if v.conns >= d.limits.ConnsPerIP {
+		d.trace.limitHit(LimitConns)
+		return nil
+	}
+	v.conns++
+	switch {
+	case v.pending.Len() >= d.limits.HandshakesPerIP:
+		d.evict(&v.pending)
+	case d.pending.Len() >= d.limits.Handshakes:
+		d.evict(&d.pending)
+	}
+	g.inAll, g.inIP = d.pending.PushBack(g), v.pending.PushBack(g)
+	return g
+}
+
+// evict shows out the oldest guest of l. The caller holds d.mu.
+func (d *door) evict(l *list.List) {
+	old := l.Front().Value.(*guest)
+	old.evicted = true
+	old.arrived()
+	old.raw.Close()
+	d.trace.limitHit(LimitHandshakes)
+}
+
+// arrived takes g off the lists of those on their way. The caller holds d.mu.
+func (g *guest) arrived() {
+	if g.inAll == nil {
+		return
+	}
+	g.d.pending.Remove(g.inAll)
+	g.d.byIP[g.ip].pending.Remove(g.inIP)
+	g.inAll, g.inIP = nil, nil
+}
+
+// settle says that the handshake is done.
+func (g *guest) settle() {
+	g.d.mu.Lock()
+	g.arrived()
+	g.d.mu.Unlock()
+}
+
+// leave forgets g.
+func (g *guest) leave() {
+	d := g.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g.arrived()
+	v := d.byIP[g.ip]
+	if v.conns--; v.conns == 0 {
+		delete(d.byIP, g.ip)
+	}
+}
+
+// why turns an error of the handshake into what it means; limit is the one that
+// a passed deadline means.
+func (g *guest) why(err error, limit Limit) error {
+	g.d.mu.Lock()
+	evicted := g.evicted
+	g.d.mu.Unlock()
+	if evicted {
+		return &ConnError{Code: http2.ErrCodeEnhanceYourCalm, Limit: LimitHandshakes, Why: errEvicted.Error()}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrHandshakeTimeout) {
+		g.d.trace.limitHit(limit)
+		return &ConnError{Code: http2.ErrCodeNo, Limit: limit, Why: ErrHandshakeTimeout.Error()}
+	}
+	return err
+}
+
+// close lets nobody in any more and shows out who is on the way.
+func (d *door) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for e := d.pending.Front(); e != nil; e = e.Next() {
+		e.Value.(*guest).raw.Close()
+	}
+}

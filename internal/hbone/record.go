@@ -1,0 +1,322 @@
+package hbone
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// tlsHead is the size of the header of a TLS record, in bytes.
+// Source: RFC 8446, section 5.1.
+const tlsHead = 5
+
+// errWouldBlock tells crypto/tls that no more bytes are there for now. It is
+// temporary, so that crypto/tls does not hold on to it.
+type errWouldBlock struct{}
+
+func (errWouldBlock) Error() string   { return "no bytes from the peer yet" }
+func (errWouldBlock) Timeout() bool   { return true }
+func (errWouldBlock) Temporary() bool { return true }
+
+var _ net.Error = errWouldBlock{}
+
+// recordConn is the TCP connection under TLS. It reads many records with one
+// system call and hands them to crypto/tls one by one, so that crypto/tls never
+// holds more than one; it gathers the records that crypto/tls writes and
+// writes them with one system call. While it waits it holds no buffer.
+type recordConn struct {
+	net.Conn
+	raw    syscall.RawConn // nil when the connection is not a socket
+	budget *Budget
+
+	// Owned by the reader.
+	in       *buffer // what came and crypto/tls has not taken; nil when nothing
+	inClass  int
+	head     [tlsHead]byte // of the current record
+	headLen  int           // how much of head has passed
+	bodyLeft int           // how much of the current record's body has not passed
+	polling  bool          // Read does not wait: see wait
+	readErr  error
+	readFn   func(fd uintptr) bool
+
+	// mu guards out. It is not held during system calls.
+	mu     sync.Mutex
+	out    *buffer // records not yet written; nil when none
+	gather bool    // set once, after the handshake
+
+	// Owned by the one who flushes.
+	rest    []byte
+	restErr error
+	waits   time.Time     // when the socket first took no more in this flush
+	waited  time.Duration // how long the last flush waited for the socket
+	writeFn func(fd uintptr) bool
+
+	stalled atomic.Int64 // since when the socket takes nothing, in Unix ns; 0: it does
+}
+
+// newRecordConn wraps conn.
+func newRecordConn(conn net.Conn, budget *Budget) *recordConn {
+	r := &recordConn{Conn: conn, budget: budget, inClass: record}
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			r.raw = raw
+		}
+	}
+	r.readFn, r.writeFn = r.readSome, r.writeSome
+	return r
+}
+
+// Read gives bytes of at most one TLS record to crypto/tls.
+func (r *recordConn) Read(p []byte) (int, error) {
+	if r.in == nil {
+		if r.polling {
+			return 0, errWouldBlock{}
+		}
+		if err := r.wait(); err != nil {
+			return 0, err
+		}
+	}
+	n := r.pass(p)
+	if r.in.len() == 0 {
+		r.in.free()
+		r.in = nil
+	}
+	return n, nil
+}
+
+// pass copies bytes to p, not beyond the end of the current record.
+func (r *recordConn) pass(p []byte) int {
+	from := r.in.bytes()
+	n := min(len(p), len(from))
+	if r.bodyLeft > 0 {
+		n = min(n, r.bodyLeft)
+		r.bodyLeft -= n
+	} else {
+		h := copy(r.head[r.headLen:], from[:n])
+		r.headLen += h
+		n = h + r.startBody(n-h)
+	}
+	copy(p, from[:n])
+	r.in.r += n
+	return n
+}
+
+// startBody begins the body of a record when its header is complete; n bytes
+// may follow. It returns how many of them belong to the body.
+func (r *recordConn) startBody(n int) int {
+	if r.headLen < tlsHead {
+		return 0
+	}
+	r.headLen = 0
+	r.bodyLeft = int(binary.BigEndian.Uint16(r.head[3:]))
+	n = min(n, r.bodyLeft)
+	r.bodyLeft -= n
+	return n
+}
+
+// wait returns when bytes from the peer are there for Read. It holds no buffer
+// before.
+func (r *recordConn) wait() error {
+	if r.in != nil {
+		return nil
+	}
+	if r.raw == nil {
+		return r.waitPlain()
+	}
+	r.readErr = nil
+	if err := r.raw.Read(r.readFn); err != nil {
+		return err
+	}
+	return r.readErr
+}
+
+// waitPlain is wait for a connection that is not a socket.
+func (r *recordConn) waitPlain() error {
+	b := grab(r.budget, record)
+	n, err := r.Conn.Read(b.b)
+	if n > 0 {
+		b.w, r.in = n, b
+		return nil
+	}
+	b.free()
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// readSome reads once from the socket. False means that nothing is there yet.
+func (r *recordConn) readSome(fd uintptr) bool {
+	b := grab(r.budget, r.inClass)
+	n, err := readFD(fd, b.b)
+	if n > 0 {
+		b.w, r.in = n, b
+		r.inClass = adapt(b.class, n, record, huge)
+		return true
+	}
+	b.free()
+	if err == syscall.EAGAIN {
+		r.inClass = record
+		return false
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	r.readErr = err
+	return true
+}
+
+// drop frees what the reader holds. Only the reader calls it, at its end.
+func (r *recordConn) drop() {
+	r.in.free()
+	r.in = nil
+}
+
+// Write takes records from crypto/tls: it gathers them, or writes them at once
+// during the handshake.
+func (r *recordConn) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	if !r.gather {
+		r.mu.Unlock()
+		return r.Conn.Write(p)
+	}
+	defer r.mu.Unlock()
+	if r.out == nil {
+		r.out = grab(r.budget, classFor(len(p)-classSlack[record]/2))
+	}
+	if len(r.out.room()) < len(p) {
+		// fit has made room for data; this is an alert or a key update.
+		bigger := grab(r.budget, min(r.out.class+1, huge))
+		bigger.add(r.out.bytes())
+		r.out.free()
+		r.out = bigger
+	}
+	if n := r.out.add(p); n < len(p) {
+		return n, errors.New("no room for a TLS record")
+	}
+	return len(p), nil
+}
+
+// fit makes room for up to n bytes of plaintext, of total that will follow one
+// another, and returns for how many. It flushes when it must.
+func (r *recordConn) fit(n, total int) (int, error) {
+	r.mu.Lock()
+	free := 0
+	if r.out != nil {
+		free = plainRoom(len(r.out.room()) - recordOverhead)
+	}
+	r.mu.Unlock()
+	if free < min(n, recordPayload) {
+		if err := r.flush(); err != nil {
+			return 0, err
+		}
+		b := grab(r.budget, classFor(total-classSlack[tiny]/4))
+		free = plainRoom(len(b.room()))
+		r.mu.Lock()
+		if r.out != nil { // a record of crypto/tls itself got in between
+			b.add(r.out.bytes())
+			free = plainRoom(len(b.room()))
+			r.out.free()
+		}
+		r.out = b
+		r.mu.Unlock()
+	}
+	return min(n, free), nil
+}
+
+// plainRoom is how many bytes of plaintext fit into free bytes of records.
+func plainRoom(free int) int {
+	full := free / (recordPayload + recordOverhead)
+	rest := free - full*(recordPayload+recordOverhead) - recordOverhead
+	return full*recordPayload + max(0, rest)
+}
+
+// flush writes what was gathered. One goroutine at a time calls it.
+func (r *recordConn) flush() error {
+	r.mu.Lock()
+	b := r.out
+	r.out = nil
+	r.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	defer b.free()
+	if r.raw == nil {
+		r.stalled.Store(time.Now().UnixNano())
+		_, err := r.Conn.Write(b.bytes())
+		r.stalled.Store(0)
+		return err
+	}
+	r.rest, r.restErr, r.waits, r.waited = b.bytes(), nil, time.Time{}, 0
+	err := r.raw.Write(r.writeFn)
+	r.rest = nil
+	if !r.waits.IsZero() {
+		r.waited = time.Since(r.waits)
+		r.stalled.Store(0)
+	}
+	if err != nil {
+		return err
+	}
+	return r.restErr
+}
+
+// writeSome writes to the socket until it takes no more.
+func (r *recordConn) writeSome(fd uintptr) bool {
+	progress := false
+	for len(r.rest) > 0 {
+		n, err := writeFD(fd, r.rest)
+		if n > 0 {
+			r.rest = r.rest[n:]
+			progress = true
+			continue
+		}
+		if err == syscall.EAGAIN {
+			now := time.Now()
+			if r.waits.IsZero() {
+				r.waits = now
+			}
+			if progress || r.stalled.Load() == 0 {
+				r.stalled.Store(now.UnixNano())
+			}
+			return false
+		}
+		r.restErr = err
+		break
+	}
+	return true
+}
+
+// closeWrite ends our direction of TLS and of TCP.
+func (r *recordConn) closeWrite(tc *tls.Conn) {
+	tc.CloseWrite()
+	r.flush()
+	if hc, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		hc.CloseWrite()
+	}
+}
+
+// readFD reads once; n is 0 with a nil error at the end.
+func readFD(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(int(fd), p)
+		if err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// writeFD writes once.
+func writeFD(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Write(int(fd), p)
+		if err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}

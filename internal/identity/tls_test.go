@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/url"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -248,6 +250,12 @@ func TestTLSPeerWithChaCha20OnlyIsRefused(t *testing.T) {
 	suitesTLS13 = []uint16{tls.TLS_CHACHA20_POLY1305_SHA256}
 	suitesTLS13NoAES = suitesTLS13
 	s, _ := handshake(t, plainServer(ours.TLS), plainClient(ours.TLS))
+	if FIPS() { // there it is not offered in the first place
+		if s.state.CipherSuite == tls.TLS_CHACHA20_POLY1305_SHA256 {
+			t.Error("ChaCha20 is spoken in FIPS mode")
+		}
+		return
+	}
 	if s.err != nil || s.state.CipherSuite != tls.TLS_CHACHA20_POLY1305_SHA256 {
 		t.Fatalf("the test does not get two plain ends to speak ChaCha20: %v, %s", s.err, tls.CipherSuiteName(s.state.CipherSuite))
 	}
@@ -261,5 +269,23 @@ func TestTLSPeerWithChaCha20OnlyIsRefused(t *testing.T) {
 		if s, c := handshake(t, ServerTLS(ours), ClientTLS(ours, []ID{web})); s.err != nil || c.err != nil {
 			t.Errorf("%s: server %v, client %v", tls.CipherSuiteName(suite), s.err, c.err)
 		}
+	}
+}
+
+// The handshakes of this file, in a process that runs with the FIPS module in
+// force.
+func TestTLSInFIPSMode(t *testing.T) {
+	if FIPS() {
+		t.Log("FIPS mode: true")
+		return // we are that process
+	}
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^TestTLS|^TestRootRotation$")
+	child.Env = append(os.Environ(), "GODEBUG=fips140=on")
+	out, err := child.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestTLSInFIPSMode") {
+		t.Errorf("with GODEBUG=fips140=on: %v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "FIPS mode: true") {
+		t.Error("the other process does not report FIPS mode")
 	}
 }

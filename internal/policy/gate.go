@@ -56,7 +56,6 @@ type Gate struct {
 	mu      sync.Mutex
 	permits map[Subject]map[*Permit]struct{}
 	count   int
-	changes uint64        // how often Changed was called
 	changed chan struct{} // closed by the next call of Changed
 	timer   *time.Timer   // runs while a live permit misses a policy
 }
@@ -93,7 +92,7 @@ func (e *RevokedError) Error() string { return "connection no longer allowed: " 
 // MissingWait. Errors: a [*DeniedError]; the cause of a revocation that came
 // while waiting; the cause of ctx when it ended.
 func (g *Gate) Admit(ctx context.Context, s Subject, r Request) (*Permit, error) {
-	p := g.register(s, r)
+	p := g.register(s, r, true)
 	verdict, err := g.settle(ctx, p)
 	if err != nil {
 		p.Release()
@@ -112,12 +111,12 @@ func (g *Gate) Admit(ctx context.Context, s Subject, r Request) (*Permit, error)
 // AdmitOutbound registers a connection that leaves s, so that [Gate.Revoke]
 // finds it. No policy is asked: the destination decides.
 func (g *Gate) AdmitOutbound(s Subject) *Permit {
-	return g.register(s, Request{})
+	return g.register(s, Request{}, false)
 }
 
 // register makes a permit and puts it where Changed and Revoke find it.
-func (g *Gate) register(s Subject, r Request) *Permit {
-	p := &Permit{gate: g, subject: s, request: r, done: make(chan struct{})}
+func (g *Gate) register(s Subject, r Request, inbound bool) *Permit {
+	p := &Permit{gate: g, subject: s, request: r, inbound: inbound, done: make(chan struct{})}
 	p.review.verdict.Rule = -1
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -131,66 +130,71 @@ func (g *Gate) register(s Subject, r Request) *Permit {
 	return p
 }
 
-// settle evaluates p until the outcome is final and no change came in between.
+// settle evaluates p until the outcome is final.
+//
+// The permit was registered before the first look at the source. A change after
+// a look is followed by Changed, which finds the permit and objects if need be;
+// a change before it was seen by the look itself.
 func (g *Gate) settle(ctx context.Context, p *Permit) (Verdict, error) {
 	var timeout <-chan time.Time
-	late := false
-	for {
-		changes, changed := g.epoch()
+	for late := false; ; {
+		changed := g.beginLook(p)
 		ap := g.source.PoliciesFor(p.subject)
 		v := Evaluate(ap, p.request)
-		if v.undecided(ap.Known) && !late {
-			if timeout == nil {
-				t := time.NewTimer(g.wait)
-				defer t.Stop()
-				timeout = t.C
+		if !v.undecided(ap.Known) || late {
+			v, err := g.endLook(p, ap, v)
+			if err == nil && v.undecided(ap.Known) && g.trace.MissingRefused != nil {
+				g.trace.MissingRefused(p.subject, v)
 			}
-			select {
-			case <-changed:
-			case <-timeout:
-				late = true
-			case <-p.done:
-				return Verdict{}, p.Cause()
-			case <-ctx.Done():
-				return Verdict{}, context.Cause(ctx)
-			}
-			continue
+			return v, err
 		}
-		settled, err := g.goLive(p, changes, ap, v)
-		if err != nil {
-			return Verdict{}, err
+		if timeout == nil {
+			t := time.NewTimer(g.wait)
+			defer t.Stop()
+			timeout = t.C
 		}
-		if !settled {
-			continue
+		select {
+		case <-changed:
+		case <-timeout:
+			late = true
+		case <-p.done:
+			return Verdict{}, p.Cause()
+		case <-ctx.Done():
+			return Verdict{}, context.Cause(ctx)
 		}
-		if v.undecided(ap.Known) && g.trace.MissingRefused != nil {
-			g.trace.MissingRefused(p.subject, v)
-		}
-		return v, nil
 	}
 }
 
-// epoch returns how often there was a change, and a channel that the next one
-// closes.
-func (g *Gate) epoch() (uint64, <-chan struct{}) {
+// beginLook forgets what was said against p so far: the look that follows sees
+// at least that. It returns a channel that the next change closes.
+func (g *Gate) beginLook(p *Permit) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.changes, g.changed
+	p.objection = nil
+	return g.changed
 }
 
-// goLive makes v the verdict of p unless a change came after changes was read.
-// From here on Changed decides about p again.
-func (g *Gate) goLive(p *Permit, changes uint64, ap Applicable, v Verdict) (settled bool, err error) {
+// endLook makes v the verdict of p, unless Changed objected meanwhile. When it
+// only misses something now, p goes live as one that misses it.
+func (g *Gate) endLook(p *Permit, ap Applicable, v Verdict) (Verdict, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if p.cause != nil {
-		return false, p.cause
+		return Verdict{}, p.cause
 	}
-	if g.changes != changes {
-		return false, nil
+	if !v.Allowed {
+		return v, nil
 	}
-	p.review, p.live = review{applicable: ap, verdict: v}, v.Allowed
-	return true, nil
+	next := review{applicable: ap, verdict: v}
+	if o := p.objection; o != nil {
+		if !o.verdict.undecided(o.applicable.Known) {
+			return o.verdict, nil
+		}
+		next.miss(*o, time.Now())
+		g.armLocked(g.wait)
+	}
+	p.review, p.live = next, true
+	return v, nil
 }
 
 // Changed decides again about every live inbound connection, against what its
@@ -198,22 +202,25 @@ func (g *Gate) goLive(p *Permit, changes uint64, ap Applicable, v Verdict) (sett
 // with a [*RevokedError].
 func (g *Gate) Changed() {
 	g.mu.Lock()
-	g.changes++
 	close(g.changed)
 	g.changed = make(chan struct{})
 	g.mu.Unlock()
 	g.reviewAll()
 }
 
-// reviewAll visits each subject that has live permits.
+// reviewAll visits each subject that has permits.
 func (g *Gate) reviewAll() {
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	for _, s := range g.subjects() {
-		// The source is read before the list of permits: one that went live
-		// after the list was taken has seen at least this.
+		// The list comes before the look at the source: what is older than the
+		// verdict of a permit must not speak against it.
+		list := g.inbound(s)
+		if len(list) == 0 {
+			continue
+		}
 		ap := g.source.PoliciesFor(s)
-		for _, p := range g.livePermits(s, ap) {
+		for _, p := range list {
 			g.decideAgain(p, ap)
 		}
 	}
@@ -230,56 +237,55 @@ func (g *Gate) subjects() []Subject {
 	return out
 }
 
-// livePermits returns the permits of s that ap could end: those decided by
-// something else, and those that wait for a policy.
-func (g *Gate) livePermits(s Subject, ap Applicable) []*Permit {
+// inbound returns the inbound permits of s, those still being decided included.
+func (g *Gate) inbound(s Subject) []*Permit {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var out []*Permit
+	out := make([]*Permit, 0, len(g.permits[s]))
 	for p := range g.permits[s] {
-		if p.live && p.cause == nil && (!p.review.missingSince.IsZero() || !p.review.applicable.equal(ap)) {
+		if p.inbound && p.cause == nil {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// decideAgain decides again about one live permit. The caller holds g.changing.
+// decideAgain decides again about one permit. The caller holds g.changing.
 func (g *Gate) decideAgain(p *Permit, ap Applicable) {
-	v := Evaluate(ap, p.request)
 	g.mu.Lock()
-	next := p.review
+	live, now := p.live, p.review
 	g.mu.Unlock()
-
-	next.applicable = ap
-	now := time.Now()
-	switch {
-	case v.Allowed:
-		next = review{applicable: ap, verdict: v}
-	case !v.undecided(ap.Known):
-		g.cut(p, &RevokedError{Verdict: v})
+	if live && now.missingSince.IsZero() && now.applicable.equal(ap) {
 		return
-	default:
-		missing := v.missingNames(ap.Known)
-		if next.missingSince.IsZero() || !intersect(next.missing, missing) {
-			next.missingSince = now
-		}
-		next.missing = missing
-		if now.Sub(next.missingSince) >= g.wait {
-			g.cut(p, &RevokedError{Verdict: v})
-			return
-		}
 	}
+	v := Evaluate(ap, p.request)
+	if end := g.record(p, objection{applicable: ap, verdict: v}, time.Now()); end {
+		g.cut(p, &RevokedError{Verdict: v})
+	}
+}
 
+// record writes the outcome of a review into p and reports whether p has to end.
+// While p is being decided, a refusal is left for the goroutine that does so.
+func (g *Gate) record(p *Permit, o objection, now time.Time) (end bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if p.released {
-		return
+	switch {
+	case p.released:
+	case o.verdict.Allowed && p.live:
+		p.review = review{applicable: o.applicable, verdict: o.verdict}
+	case o.verdict.Allowed:
+	case !p.live:
+		p.objection = &o
+	case !o.verdict.undecided(o.applicable.Known):
+		return true
+	default:
+		p.review.miss(o, now)
+		if now.Sub(p.review.missingSince) >= g.wait {
+			return true
+		}
+		g.armLocked(g.wait - now.Sub(p.review.missingSince))
 	}
-	p.review = next
-	if !v.Allowed {
-		g.armLocked(g.wait - now.Sub(next.missingSince))
-	}
+	return false
 }
 
 // missingNames returns what v waits for; an unknown workload counts as one name

@@ -305,54 +305,95 @@ func TestOutboundIsNotAPolicyMatter(t *testing.T) {
 	}
 }
 
-// A policy change between check and use still finds the connection: while
-// connections come and go, the policy flips. When everything has settled under
-// "deny", no permit may be alive that was not cut.
+// turning is a Source whose answer changes, and is told to the gate, just after
+// it was given for the first time.
+type turning struct {
+	state
+	turned atomic.Bool
+	turn   func()
+}
+
+func (s *turning) PoliciesFor(p policy.Subject) policy.Applicable {
+	before := s.state.PoliciesFor(p)
+	if !s.turned.Swap(true) {
+		s.turn()
+	}
+	return before
+}
+
+// A policy change between check and use still finds the connection.
 func TestChangeBetweenCheckAndUse(t *testing.T) {
+	tests := []struct {
+		name  string
+		after policy.Applicable
+		want  string // the error, of Admit or later; "": none
+	}{
+		{"a deny came", mustCompile(t, deny("d", allOf())), "explicitly denied by: shop/d"},
+		{"a policy went missing", missing(open(), "shop/m"), "connection no longer allowed: policy that applies is missing: shop/m"},
+		{"something else came", mustCompile(t, deny("d", allOf(oneOf(&match{DestinationPorts: []uint32{9}})))), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &turning{}
+				src.set(open())
+				g := policy.NewGate(src, policy.GateConfig{})
+				src.turn = func() { src.set(tt.after); g.Changed() }
+				p, err := g.Admit(t.Context(), pod, request(web))
+				if err == nil {
+					defer p.Release()
+					select {
+					case <-p.Done():
+						err = p.Cause()
+					case <-time.After(2 * time.Second):
+					}
+				}
+				if (err == nil) != (tt.want == "") || (err != nil && err.Error() != tt.want) {
+					t.Errorf("error = %v, want %q", err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// While connections come and go, policies flip. When everything has settled
+// under "deny", no permit may be alive that was not cut.
+func TestChangeUnderLoad(t *testing.T) {
 	closed := mustCompile(t, deny("d", allOf()))
 	src := newState(open())
-	g := policy.NewGate(src, policy.GateConfig{MissingWait: 10 * time.Millisecond})
-	var group lifecycle.Group
+	g := policy.NewGate(src, policy.GateConfig{MissingWait: time.Millisecond})
+	var clients, flipper lifecycle.Group
 	var mu sync.Mutex
 	var held []*policy.Permit
-	admitted := 0
 	for range 4 {
-		group.Go(t.Context(), "admit", func(ctx context.Context) {
-			for i := range 2000 {
+		clients.Go(t.Context(), "admit", func(ctx context.Context) {
+			for i := 0; i < 500; {
 				p, err := g.Admit(ctx, pod, request(web))
 				if err != nil {
-					continue
+					continue // closed just now
 				}
-				if i%3 == 0 {
+				if i++; i%3 == 0 {
 					p.Release()
 					continue
 				}
 				mu.Lock()
 				held = append(held, p)
-				admitted++
 				mu.Unlock()
 			}
 		})
 	}
-	group.Go(t.Context(), "flip", func(context.Context) {
-		for i := range 400 {
-			switch i % 4 {
-			case 0, 2:
-				src.set(open())
-			case 1:
-				src.set(closed)
-			case 3:
-				src.set(missing(open(), "shop/m"))
-			}
+	ctx, stop := context.WithCancel(t.Context())
+	flipper.Go(ctx, "flip", func(ctx context.Context) {
+		for i := 0; ctx.Err() == nil; i++ {
+			src.set([]policy.Applicable{open(), closed, open(), missing(open(), "shop/m")}[i%4])
 			g.Changed()
 		}
 		src.set(closed)
 		g.Changed()
 	})
-	group.Wait()
-	if admitted == 0 {
-		t.Fatal("nothing was admitted")
-	}
+	clients.Wait()
+	stop()
+	flipper.Wait()
 	for _, p := range held {
 		if !isCut(p) {
 			t.Fatal("a connection lives on under a policy that denies it")

@@ -13,15 +13,17 @@ type Permit struct {
 	// Set by register, then only read.
 	gate    *Gate
 	subject Subject
-	request Request
+	request Request       // zero when not inbound
+	inbound bool          // policy decides about it
 	done    chan struct{} // closed when cause is set
 
 	// Guarded by gate.mu.
-	live     bool  // decided, and reviewed at each change
-	released bool  // the connection has ended
-	cause    error // why it was taken back; nil while it holds
-	review   review
-	watchers map[*context.CancelCauseFunc]struct{}
+	live      bool       // decided; only reviews can end it now
+	released  bool       // the connection has ended
+	objection *objection // a refusal that came while it was being decided
+	cause     error      // why it was taken back; nil while it holds
+	review    review
+	watchers  map[*context.CancelCauseFunc]struct{}
 }
 
 // review is what is known of a permit since it was last decided.
@@ -30,6 +32,22 @@ type review struct {
 	verdict      Verdict    // the last one that allowed
 	missing      []string   // what was missing then
 	missingSince time.Time  // zero: nothing is missing
+}
+
+// objection is a verdict that refuses, and what it came from.
+type objection struct {
+	applicable Applicable
+	verdict    Verdict
+}
+
+// miss notes that o lacks something. What was missing before and still is keeps
+// its time.
+func (r *review) miss(o objection, now time.Time) {
+	names := o.verdict.missingNames(o.applicable.Known)
+	if r.missingSince.IsZero() || !intersect(r.missing, names) {
+		r.missingSince = now
+	}
+	r.applicable, r.missing = o.applicable, names
 }
 
 // Context returns a context that ends with parent, and when the permit is taken

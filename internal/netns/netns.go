@@ -167,6 +167,9 @@ func (n *NS) Do(fn func() error) error {
 	return <-result
 }
 
+// errStranded says that a thread could not come home.
+var errStranded = errors.New("the thread is lost")
+
 // visit goes in, runs fn, and comes back. If it cannot come back it leaves the
 // thread locked, and the runtime ends the thread with the goroutine. Both
 // descriptors stay open for the time of the visit.
@@ -193,7 +196,7 @@ func (n *NS) visitFrom(home, fd int, fn func() error) (err error) {
 	}
 	defer func() { // also when fn panics: nobody may recover in a foreign stack
 		if back := enter(home); back != nil {
-			err = errors.Join(err, fmt.Errorf("leave netns %s: %w", n.name, back))
+			err = errors.Join(err, fmt.Errorf("leave netns %s: %w: %w", n.name, errStranded, back))
 			return
 		}
 		runtime.UnlockOSThread()

@@ -195,36 +195,58 @@ func (n *NS) Dial(ctx context.Context, opts DialOptions) (*net.TCPConn, error) {
 	if local == remote.Addr() {
 		local = netip.Addr{} // a pod that calls itself needs no disguise
 	}
-	dialer := net.Dialer{
-		Timeout: cmp.Or(opts.Timeout, connectTimeout),
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable:   !opts.KeepAlive.Off,
-			Idle:     cmp.Or(opts.KeepAlive.Idle, keepAlive),
-			Interval: cmp.Or(opts.KeepAlive.Interval, keepAlive),
-			Count:    cmp.Or(opts.KeepAlive.Probes, keepAliveProbes),
-		},
-	}
-	if opts.KeepAlive.Off {
-		dialer.KeepAlive = -1
-	}
 	if local.IsValid() {
 		if err := n.checkLocal(remote.Addr(), local); err != nil {
 			return nil, err
 		}
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}
-	network := "tcp4"
-	if remote.Addr().Is6() {
-		network = "tcp6"
-	}
-	dialer.Control = func(network, _ string, c syscall.RawConn) error {
-		return control(c, func(fd int) error { return n.replaceSocket(fd, network, local, opts.SocketOptions) })
-	}
-	c, err := dialer.DialContext(ctx, network, remote.String())
+	c, err := n.dial(ctx, local, remote, opts)
 	if err != nil {
 		return nil, fmt.Errorf("%w in netns %s", err, n.name)
 	}
+	return c, nil
+}
+
+// dial starts the connect on a socket of the namespace and lets the dialer of
+// the runtime finish it: its own socket, made at home, is replaced by ours
+// before it is connected or given to the poller. Its connect then only tells how
+// ours went.
+//
+// A target on the same machine has answered by the time connect returns. Then
+// neither a timer nor a goroutine is made to wait for it; they would cost more
+// than the connection. See BenchmarkDial.
+func (n *NS) dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, opts DialOptions) (*net.TCPConn, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	fd, err := n.startConnect(local, remote, opts.SocketOptions)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { unix.Close(fd) }()
+	dialer := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: keepAliveProbes},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return control(c, func(home int) error { return os.NewSyscallError("dup3", unix.Dup3(fd, home, unix.O_CLOEXEC)) })
+		},
+	}
+	if answered(fd) {
+		ctx = context.WithoutCancel(ctx)
+	} else {
+		dialer.Timeout = cmp.Or(opts.Timeout, connectTimeout)
+	}
+	c, err := dialer.DialContext(ctx, "tcp", remote.String())
+	if err != nil {
+		return nil, err
+	}
 	return c.(*net.TCPConn), nil
+}
+
+// answered says whether a connect that was started has ended, well or not.
+func answered(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 && err == nil
 }
 
 // checkLocal says why a dial to remote may not show local as its source.
@@ -242,47 +264,69 @@ func (n *NS) checkLocal(remote, local netip.Addr) error {
 	return nil
 }
 
-// replaceSocket puts a socket of the namespace in the place of fd, which the
-// dialer has made at home and neither bound nor given to the poller yet. So the
-// dialer does the rest: bind, connect, deadline and context.
-func (n *NS) replaceSocket(fd int, network string, local netip.Addr, opts SocketOptions) error {
+// startConnect makes a socket inside the namespace and starts to connect it. It
+// belongs to the caller.
+func (n *NS) startConnect(local netip.Addr, remote netip.AddrPort, opts SocketOptions) (int, error) {
 	family := unix.AF_INET
-	if network == "tcp6" {
+	if remote.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	inside, err := n.socket(family, unix.SOCK_STREAM, 0)
+	fd, err := n.socket(family, unix.SOCK_STREAM, 0)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	defer unix.Close(inside)
-	if local.IsValid() {
-		if err := setSpoofed(inside, network); err != nil {
-			return err
-		}
+	err = setCommonOptions(fd, opts)
+	if err == nil && local.IsValid() {
+		err = bindSpoofed(fd, family, local)
 	}
-	if err := setCommonOptions(inside, opts); err != nil {
-		return err
+	if err == nil {
+		err = os.NewSyscallError("connect", unix.Connect(fd, sockaddr(remote)))
 	}
-	return os.NewSyscallError("dup3", unix.Dup3(inside, fd, unix.O_CLOEXEC))
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EINTR) {
+		unix.Close(fd)
+		return -1, fmt.Errorf("dial %v: %w", remote, err)
+	}
+	return fd, nil
 }
 
-// setSpoofed lets fd be bound to an address of somebody else.
-func setSpoofed(fd int, network string) error {
+// bindSpoofed binds fd to an address of somebody else, and a port of the
+// kernel's choice.
+func bindSpoofed(fd, family int, local netip.Addr) error {
+	network, level, option := "tcp4", unix.SOL_IP, unix.IP_FREEBIND
+	if family == unix.AF_INET6 {
+		network, level, option = "tcp6", unix.SOL_IPV6, unix.IPV6_FREEBIND
+	}
 	if err := setTransparent(fd, network); err != nil {
 		return fmt.Errorf("%w: needs CAP_NET_ADMIN", err)
 	}
-	if network == "tcp6" {
-		return os.NewSyscallError("setsockopt IPV6_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return os.NewSyscallError("setsockopt freebind", err)
 	}
-	return os.NewSyscallError("setsockopt IP_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1))
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0))))
 }
 
-// socket makes a non-blocking socket inside the namespace.
+// sockaddr is a as the system calls want it. A zone is not kept: no pod is
+// reached by its link-local address.
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// socket makes a non-blocking socket inside the namespace. Unlike Do it visits
+// from the goroutine of its caller, which saves a third of what a dial costs.
+// Should the thread be lost, the caller would go on in a foreign stack; better
+// the process ends. That takes a kernel out of memory, or a process that gave up
+// its capabilities meanwhile.
 func (n *NS) socket(family, kind, proto int) (fd int, err error) {
-	err = n.Do(func() (err error) {
+	err = n.visit(func() (err error) {
 		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
 		return err
 	})
+	if errors.Is(err, errStranded) {
+		panic(err)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("make a socket in netns %s: %w", n.name, err)
 	}

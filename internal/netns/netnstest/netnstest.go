@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
@@ -40,24 +39,23 @@ func possible() error {
 	return ns.Close()
 }
 
-// create makes a network namespace on a thread that is given up afterwards.
+// create makes a network namespace on a thread that comes back afterwards.
 func create() (*netns.NS, error) {
-	type result struct {
-		ns  *netns.NS
-		err error
+	home, err := netns.Current()
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is in a foreign stack
+	defer home.Close()
+	var ns *netns.NS
+	// A visit to home itself: it ends with a way back from wherever fn went.
+	err = home.Do(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, os.NewSyscallError("unshare", err)}
-			return
+			return os.NewSyscallError("unshare", err)
 		}
-		ns, err := netns.Current()
-		done <- result{ns, err}
-	}()
-	r := <-done
-	return r.ns, r.err
+		ns, err = netns.Current()
+		return err
+	})
+	return ns, err
 }
 
 // New makes a network namespace with lo up. The test's end closes it.

@@ -232,6 +232,9 @@ func (z *Ztunnel) Ready() []string { return z.ready.Pending() }
 // or nil.
 func (z *Ztunnel) Addr(name string) net.Addr { return z.admin.Addr(name) }
 
+// FIPS reports whether this process runs with the FIPS 140-3 module in force.
+func FIPS() bool { return identity.FIPS() }
+
 // firstError keeps the first error that is not nil.
 type firstError struct {
 	mu    sync.Mutex

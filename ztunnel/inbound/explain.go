@@ -3,7 +3,6 @@ package inbound
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"syscall"
 	"time"
@@ -19,8 +18,8 @@ import (
 
 // Statuses of a refused CONNECT. Source: the ambient ecosystem's HBONE.
 const (
-	statusUnauthorized = http.StatusUnauthorized
-	statusUnavailable  = http.StatusServiceUnavailable
+	statusUnauthorized = 401
+	statusUnavailable  = 503
 )
 
 // expiredError is why an old tunnel connection takes no new streams.

@@ -94,7 +94,7 @@ func (o *Outbound) target(f *flight, plan route.Plan) hbone.Target {
 			if err != nil {
 				return nil, &certificateError{id: f.source.Identity, err: err}
 			}
-			return o.peers.watch(key, identity.ClientTLS(cert, plan.Accept)), nil
+			return identity.ClientTLS(cert, plan.Accept), nil
 		},
 	}
 }

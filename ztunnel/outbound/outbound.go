@@ -83,6 +83,9 @@ type Outbound struct {
 	// while local connections do, whose goroutines Run waits for first.
 	watchers lifecycle.Group
 
+	// leaving is closed when the process has begun to stop.
+	leaving chan struct{}
+
 	// Any goroutine.
 	peers     peers
 	witnesses witnesses
@@ -102,14 +105,18 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 		peers:     peers{byKey: make(map[hbone.Key]identity.Peer)},
 		witnesses: witnesses{all: make(map[hbone.Key]*witness)},
 		flights:   make(map[*flight]struct{}),
+		leaving:   make(chan struct{}),
 	}
-	o.pool = hbone.NewPool(cfg.Pool, deps.HTrace)
+	o.pool = hbone.NewPool(cfg.Pool, o.peers.watch(deps.HTrace))
 	return o
 }
 
 // Run serves what ln captures. The end of ctx means "take no more"; connections
-// go on until they or life end. When Run has returned nothing is left.
+// go on until they or life end. When Run has returned nothing is left. It may be
+// called once.
 func (o *Outbound) Run(ctx, life context.Context, ln *capture.Listener) error {
+	stop := context.AfterFunc(ctx, func() { close(o.leaving) })
+	defer stop()
 	defer o.pool.Close()
 	defer o.watchers.Wait()
 	return ln.Serve(ctx, life, "outbound", o.Serve)

@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"crypto/tls"
 	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
@@ -20,21 +19,23 @@ type peers struct {
 	byKey map[hbone.Key]identity.Peer
 }
 
-// watch returns cfg, which then also remembers whom its handshakes have proven.
-func (p *peers) watch(key hbone.Key, cfg *tls.Config) *tls.Config {
-	verify := cfg.VerifyConnection
-	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		if err := verify(cs); err != nil {
-			return err
-		}
-		peer, err := identity.PeerOf(&cs)
-		if err != nil {
-			return err
-		}
-		p.put(key, peer)
-		return nil
+// watch returns a trace that tells next, and remembers whom handshakes have
+// proven. next may be nil.
+func (p *peers) watch(next *hbone.Trace) *hbone.Trace {
+	var t hbone.Trace
+	if next != nil {
+		t = *next
 	}
-	return cfg
+	tell := t.ConnOpened
+	t.ConnOpened = func(i hbone.ConnInfo) {
+		if peer, err := identity.PeerOf(i.TLS); err == nil {
+			p.put(i.Key, peer)
+		}
+		if tell != nil {
+			tell(i)
+		}
+	}
+	return &t
 }
 
 func (p *peers) put(key hbone.Key, peer identity.Peer) {

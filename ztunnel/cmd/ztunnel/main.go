@@ -17,7 +17,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
@@ -80,7 +79,7 @@ func run(args []string) int {
 // version is what --version says.
 func version() string {
 	text := "ztunnel " + buildVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
-	if identity.FIPS() {
+	if ztunnel.FIPS() {
 		return text + ", FIPS 140-3 module in force"
 	}
 	return text + ", FIPS 140-3 module not in force"

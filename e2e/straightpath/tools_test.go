@@ -1,0 +1,122 @@
+package straightpath
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// enslave puts an interface of the calling thread's namespace on a bridge.
+func enslave(port, bridge string) error {
+	p, err := netlink.LinkByName(port)
+	if err != nil {
+		return err
+	}
+	b, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetMaster(p, b)
+}
+
+// isReset reports whether err is what a client sees of a reset.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// dump is what the tests read of config_dump.
+type dump struct {
+	Workloads []struct {
+		UID      string `json:"uid"`
+		Name     string `json:"name"`
+		Protocol string `json:"protocol"`
+	} `json:"workloads"`
+	Services []struct {
+		Name      string                     `json:"name"`
+		Endpoints map[string]json.RawMessage `json:"endpoints"`
+	} `json:"services"`
+	Policies []struct {
+		Name      string `json:"name"`
+		Namespace string `json:"namespace"`
+	} `json:"policies"`
+	Certificates []struct {
+		Identity string `json:"identity"`
+		State    string `json:"state"`
+	} `json:"certificates"`
+}
+
+// dump reads config_dump.
+func (p *proxy) dump(t *testing.T) dump {
+	t.Helper()
+	var d dump
+	if err := json.Unmarshal([]byte(p.get(t, "admin", "/config_dump")), &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// get reads a page of one of the servers of p.
+func (p *proxy) get(t *testing.T, server, path string) string {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + p.Addr(server).String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// post sends an empty POST to the admin port.
+func (p *proxy) post(t *testing.T, path string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	resp, err := client.Post("http://"+p.Addr("admin").String()+path, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", path, resp.Status)
+	}
+}
+
+// metric sums the values of the series of a metric whose labels contain all of
+// words.
+func (p *proxy) metric(t *testing.T, name string, words ...string) float64 {
+	t.Helper()
+	sum := 0.0
+next:
+	for line := range strings.Lines(p.get(t, "stats", "/metrics")) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
+		if !ok {
+			series, value, ok = strings.Cut(strings.TrimSpace(line), " ")
+		}
+		if !ok || (!strings.HasPrefix(series, name+"{") && series != name) {
+			continue
+		}
+		for _, w := range words {
+			if !strings.Contains(series, w) {
+				continue next
+			}
+		}
+		var v float64
+		if err := json.Unmarshal([]byte(strings.Fields(value)[0]), &v); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		sum += v
+	}
+	return sum
+}

@@ -2,6 +2,7 @@ package streamio
 
 import (
 	"errors"
+	"io"
 	"sync"
 	"syscall"
 )
@@ -91,6 +92,9 @@ func (l *load) drain(dst int) (n int, err error) {
 		n, err = splice(l.pipe.r, dst, l.len)
 	} else {
 		n, err = ignoringEINTR(syscall.Write, dst, l.buf[l.off:l.off+l.len])
+	}
+	if n == 0 && err == nil {
+		return 0, io.ErrNoProgress // or we would try for ever
 	}
 	l.len -= n
 	l.off += n

@@ -343,6 +343,58 @@ func TestLargeTransfersArriveWhole(t *testing.T) {
 	})
 }
 
+// A step changes from buffer to pipe and back at bufferSize, and a pipe is full
+// at pipeSize; around those every byte counts.
+func TestTransfersAtThresholdsArriveWhole(t *testing.T) {
+	var sizes []int
+	for _, threshold := range []int{0, bufferSize, 2 * bufferSize, pipeSize, 2 * pipeSize} {
+		sizes = append(sizes, max(threshold-1, 0), threshold, threshold+1)
+	}
+	eachWay(t, func(t *testing.T, copies bool) {
+		r := newRig(t, copies)
+		var total uint64
+		for i, size := range sizes {
+			out := make([]byte, size)
+			rand.NewChaCha8([32]byte{byte(i)}).Read(out)
+			var wg sync.WaitGroup
+			wg.Go(func() { r.client.Write(out) })
+			in := make([]byte, size)
+			if _, err := io.ReadFull(r.server, in); err != nil || !bytes.Equal(in, out) {
+				t.Fatalf("%d bytes: %v, or they differ", size, err)
+			}
+			wg.Wait()
+			total += uint64(size)
+		}
+		r.client.Close()
+		r.server.Close()
+		if err := r.wait(t); err != nil {
+			t.Errorf("Pipe = %v, want nil", err)
+		}
+		r.wantCounts(t, total, 0)
+	})
+}
+
+func TestWriteOfNothingEndsInAnError(t *testing.T) {
+	p, err := newPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(p.w) // now a splice out of it moves 0 bytes, without error
+	p.w = p.r
+	defer syscall.Close(p.r)
+	near, _ := tcpPair(t)
+	raw, err := near.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := load{len: 5, pipe: p}
+	raw.Control(func(fd uintptr) {
+		if n, err := l.drain(int(fd)); n != 0 || !errors.Is(err, io.ErrNoProgress) {
+			t.Errorf("drain = %d, %v, want ErrNoProgress", n, err)
+		}
+	})
+}
+
 // sendRandom sends size bytes in writes of random length, ends, and returns
 // their sum.
 func sendRandom(t *testing.T, c *net.TCPConn, seed byte, size int) (sum [32]byte) {

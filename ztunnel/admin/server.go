@@ -9,6 +9,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,14 +28,18 @@ const Off = "off"
 
 // Limits on those who ask. The servers answer people and two machines.
 const (
-	// maxConns is how many connections one server holds; more wait in the
-	// kernel.
-	maxConns = 64
+	// maxConns is how many connections one server holds, at some 10 KB each;
+	// more wait in the kernel. Stats and readiness can be reached by anybody
+	// on the network, who must not keep the kubelet out easily.
+	maxConns = 512
 	// headerTimeout is how long a request may take to say what it wants.
 	headerTimeout = 5 * time.Second
 	// idleTimeout is how long a connection without requests is kept: longer
-	// than the usual interval of scrapes and probes.
+	// than the usual interval of scrapes.
 	idleTimeout = 90 * time.Second
+	// answerTimeout is how long an asker of stats or readiness may take to
+	// read the answer. People have no limit: profiles take their time.
+	answerTimeout = 30 * time.Second
 	// maxHeader is the most bytes of a request's header.
 	maxHeader = 16 << 10
 	// quitTimeout is how long Run waits for requests that are being answered.
@@ -136,9 +142,12 @@ func (d *Deps) check() error {
 
 // Server is the three servers of one process.
 type Server struct {
-	cfg       Config
-	deps      Deps
-	log       *zap.Logger
+	// Set by New, then only read.
+	cfg  Config
+	deps Deps
+	log  *zap.Logger
+
+	mu        sync.Mutex
 	listeners []listener // opened by Listen, in the order admin, stats, readiness
 }
 
@@ -176,17 +185,26 @@ func (s *Server) Listen(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("%s server: %w", want.name, err), s.Close())
 		}
+		s.mu.Lock()
 		for _, ln := range all {
 			s.listeners = append(s.listeners, listener{netutil.LimitListener(ln, maxConns), want.name, want.handler})
 		}
+		s.mu.Unlock()
 	}
 	return nil
+}
+
+// sockets returns what is open now.
+func (s *Server) sockets() []listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.listeners)
 }
 
 // Addr returns where the server called name (admin, stats, readiness) listens,
 // or nil when it does not.
 func (s *Server) Addr(name string) net.Addr {
-	for _, ln := range s.listeners {
+	for _, ln := range s.sockets() {
 		if ln.name == name {
 			return ln.Addr()
 		}
@@ -194,11 +212,16 @@ func (s *Server) Addr(name string) net.Addr {
 	return nil
 }
 
-// Close closes the sockets of a Server that is not going to run.
+// Close closes the sockets of a Server that is not going to run. After Run, and
+// a second time, it does nothing.
 func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var errs []error
 	for _, ln := range s.listeners {
-		errs = append(errs, ln.Close())
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
 	}
 	s.listeners = nil
 	return errors.Join(errs...)
@@ -210,7 +233,7 @@ func (s *Server) Run(ctx context.Context) error {
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var servers lifecycle.Group
-	for _, ln := range s.listeners {
+	for _, ln := range s.sockets() {
 		s.log.Info("listening", zap.String("server", ln.name), zap.Stringer("addr", ln.Addr()))
 		servers.Go(run, "admin-"+ln.name, func(run context.Context) {
 			if err := serve(run, ln); err != nil {
@@ -238,6 +261,10 @@ func serve(ctx context.Context, ln listener) error {
 		// A request that runs long, such as a profile, ends with ctx.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	if ln.name != "admin" {
+		srv.WriteTimeout = answerTimeout
+	}
+	srv.SetKeepAlivesEnabled(ln.name != "readiness") // the kubelet connects anew
 	var closing lifecycle.Group
 	defer closing.Wait()
 	ended := make(chan struct{})

@@ -58,7 +58,7 @@ func (sub *subscription) start(p *picture, req *discoveryv3.DeltaDiscoveryReques
 		}
 		if !sub.wildcard {
 			sub.names[name], sub.sent[name] = struct{}{}, struct{}{}
-			sub.follow(p, r, now)
+			sub.follow(p, r, held, now)
 		}
 	}
 	unasked := p.byNode[sub.node]
@@ -118,8 +118,9 @@ func (sub *subscription) mark(name string, now time.Time) {
 	sub.pending[name] = struct{}{}
 }
 
-// follow marks the endpoints of a service that a client on demand gets.
-func (sub *subscription) follow(p *picture, r *model.Resource, now time.Time) {
+// follow marks the endpoints of a service that a client on demand gets, but for
+// those that it holds.
+func (sub *subscription) follow(p *picture, r *model.Resource, held map[string]string, now time.Time) {
 	if r == nil || !r.IsService || sub.wildcard {
 		return
 	}
@@ -127,9 +128,7 @@ func (sub *subscription) follow(p *picture, r *model.Resource, now time.Time) {
 		return
 	}
 	sub.services[r.Name] = struct{}{}
-	for name := range p.byService[r.Name] {
-		sub.mark(name, now)
-	}
+	sub.markNew(maps.Keys(p.byService[r.Name]), held, now)
 }
 
 // wants reports whether a change is for this client. old and now may be nil.
@@ -180,7 +179,7 @@ func (sub *subscription) take(p *picture, now time.Time) delta {
 				d.resources = append(d.resources, r)
 				if !sub.wildcard {
 					sub.sent[r.Name] = struct{}{}
-					sub.follow(p, r, now)
+					sub.follow(p, r, nil, now)
 				}
 			}
 		}

@@ -374,6 +374,21 @@ func TestTransfersAtThresholdsArriveWhole(t *testing.T) {
 	})
 }
 
+// An eventfd can be read but not spliced.
+func TestWhatCannotBeSplicedIsCopied(t *testing.T) {
+	fd, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 7, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	defer syscall.Close(int(fd))
+	l := load{bulk: true} // the last step was large: this one tries to splice
+	defer l.release()
+	n, err := l.fill(int(fd))
+	if n != 8 || err != nil || !l.copies || l.pipe != nil || l.buf == nil || l.buf[0] != 7 {
+		t.Errorf("fill = %d, %v, copies %v; want the 8 bytes in a buffer, and no more tries", n, err, l.copies)
+	}
+}
+
 func TestWriteOfNothingEndsInAnError(t *testing.T) {
 	p, err := newPipe()
 	if err != nil {

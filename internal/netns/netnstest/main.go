@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,7 @@ func settled(before map[string]int) error {
 		if err = errors.Join(leftDescriptors(before), leftMounts(), leftThreads()); err == nil {
 			return nil
 		}
+		runtime.GC() // the runtime keeps the pipes of splice until it collects
 	}
 	return err
 }

@@ -183,9 +183,14 @@ func (m *Manager) drain(life context.Context, cut context.CancelCauseFunc) {
 	defer timer.Stop()
 	var pods lifecycle.Group
 	for _, p := range m.pods {
-		pods.Go(life, "drain", func(context.Context) { p.close(nil) })
+		if p.proxy != nil {
+			pods.Go(life, "drain", func(context.Context) { p.proxy.drain() })
+		}
 	}
 	pods.Wait()
+	for _, p := range m.pods {
+		p.close(errStopping)
+	}
 }
 
 // ask hands do to the owner and waits for what it says.
@@ -251,7 +256,7 @@ func (m *Manager) stop(p *pod, cause error) {
 	m.metrics.Stopped.Inc()
 }
 
-// close ends what p holds. A nil cause lets connections drain.
+// close ends what p holds, at once.
 func (p *pod) close(cause error) {
 	if p.proxy != nil {
 		p.proxy.stop(cause)

@@ -117,19 +117,19 @@ func (x *proxy) broken() error {
 	return x.failure
 }
 
-// stop ends x and returns when nothing of it is left. With a cause all
-// connections end at once; with nil they may go on until the life of the
-// Manager's pods ends.
-func (x *proxy) stop(cause error) {
+// drain takes no more and waits until the last connection of x has ended. What
+// other pods of this node have with it over the local path is theirs to end.
+func (x *proxy) drain() {
 	x.leave()
-	if cause != nil {
-		x.cut(cause)
-		x.server.Cut(cause)
-		x.in.Cut(cause)
-	}
 	x.tasks.Wait()
-	x.cut(nil)
-	x.in.Cut(errStopping)
+}
+
+// stop ends x at once because of cause, and returns when nothing of it is left.
+func (x *proxy) stop(cause error) {
+	x.cut(cause)
+	x.server.Cut(cause)
+	x.in.Cut(cause)
+	x.drain()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.release != nil {

@@ -32,10 +32,10 @@ type Config struct {
 // withDefaults returns the configuration that is in force.
 func (c Config) withDefaults() (Config, error) {
 	if c.Recent < 0 {
-		return Config{}, fmt.Errorf("Recent is %d, want 0 (for 1024) or more", c.Recent)
+		return Config{}, fmt.Errorf("field Recent is %d, want 0 (for 1024) or more", c.Recent)
 	}
 	if c.Series < 0 {
-		return Config{}, fmt.Errorf("Series is %d, want 0 (for 10000) or more", c.Series)
+		return Config{}, fmt.Errorf("field Series is %d, want 0 (for 10000) or more", c.Series)
 	}
 	c.Recent = cmp.Or(c.Recent, 1024)
 	c.Series = cmp.Or(c.Series, 10000)

@@ -90,6 +90,7 @@ func TestPlanted(t *testing.T) {
 		{"a sleep in a test", "sleep", one("internal/x/a_test.go", head+"func f() { time.Sleep(1) }\n"), "time.Sleep"},
 		{"a sleep elsewhere", "sleep", one("internal/x/a.go", head+"func f() { time.Sleep(1) }\n"), "time.Sleep"},
 		{"a sleep in fake time", "sleep", one("internal/x/a_test.go", head+"func f() { synctest.Test(t, func() { time.Sleep(1) }) }\n"), ""},
+		{"a sleep in a helper's fake time", "sleep", one("internal/x/a_test.go", head+"func bubble(f func()) { synctest.Test(t, f) }\nfunc f() { bubble(func() { time.Sleep(1) }) }\n"), ""},
 
 		{"a metric of the package", "globals", one("internal/x/a.go", head+"var m = prometheus.NewCounter(o)\n"), "prometheus.NewCounter"},
 		{"a logger of the package", "globals", one("internal/x/a.go", head+"var l = zap.NewExample()\n"), "zap.NewExample"},

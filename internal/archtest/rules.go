@@ -225,13 +225,23 @@ func backgroundRule(m *Module, say report) {
 }
 
 // sleepRule forbids time.Sleep: in tests outside fake time, and everywhere else.
+// What stands inside a call of synctest.Test, or of a helper of the package that
+// calls it, is in fake time.
 func sleepRule(m *Module, say report) {
 	for _, p := range m.Packages {
+		fake := map[string]bool{"synctest.Test": true}
+		for _, f := range p.Files {
+			for _, decl := range f.AST.Decls {
+				if d, ok := decl.(*ast.FuncDecl); ok && len(spansOf(d, map[string]bool{"synctest.Test": true})) > 0 {
+					fake[d.Name.Name] = true
+				}
+			}
+		}
 		for _, f := range p.Files {
 			if f.Generated {
 				continue
 			}
-			bubbles := spansOf(f.AST, "synctest.Test")
+			bubbles := spansOf(f.AST, fake)
 			eachCall(f.AST, func(call *ast.CallExpr) {
 				if callee(call) != "time.Sleep" {
 					return
@@ -245,11 +255,12 @@ func sleepRule(m *Module, say report) {
 	}
 }
 
-// spansOf returns the calls of the function name.
-func spansOf(tree ast.Node, name string) []ast.Node {
+// spansOf returns the calls of functions that names has, as pkg.Func or Func.
+func spansOf(tree ast.Node, names map[string]bool) []ast.Node {
 	var all []ast.Node
 	eachCall(tree, func(call *ast.CallExpr) {
-		if callee(call) == name {
+		plain, isPlain := call.Fun.(*ast.Ident)
+		if names[callee(call)] || isPlain && names[plain.Name] {
 			all = append(all, call)
 		}
 	})

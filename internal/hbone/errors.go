@@ -27,8 +27,8 @@ var (
 	ErrDrainTimeout = errors.New("streams did not end within the drain timeout")
 	// ErrHandshakeTimeout is why a connection ended before it carried anything.
 	ErrHandshakeTimeout = errors.New("handshake took too long")
-	// errConnLost is why a stream ended when the peer closed the connection.
-	errConnLost = errors.New("tunnel connection lost")
+	// ErrConnLost is why a stream ended when the peer closed the connection.
+	ErrConnLost = errors.New("tunnel connection lost")
 	// errHandled means that Accept or Refuse was called twice.
 	errHandled = errors.New("the request was answered before")
 	// errNotH2 means that the peer does not speak HTTP/2.
@@ -111,9 +111,9 @@ func (e *ConnError) Error() string {
 // lostError wraps why a connection went away, for the streams it carried.
 type lostError struct{ err error }
 
-func (e *lostError) Error() string { return errConnLost.Error() + ": " + e.err.Error() }
+func (e *lostError) Error() string { return ErrConnLost.Error() + ": " + e.err.Error() }
 
-func (e *lostError) Unwrap() []error { return []error{errConnLost, e.err} }
+func (e *lostError) Unwrap() []error { return []error{ErrConnLost, e.err} }
 
 // Retryable reports whether a request that got err from [Pool.Open] may be
 // tried again on another connection or with another endpoint: no peer has
@@ -137,7 +137,7 @@ func Retryable(err error) bool {
 	case errors.As(err, &goAway):
 		return true
 	}
-	return errors.Is(err, ErrOpenTimeout) || errors.Is(err, errConnLost)
+	return errors.Is(err, ErrOpenTimeout) || errors.Is(err, ErrConnLost)
 }
 
 // transient reports whether err is about the way to the peer rather than about
@@ -150,7 +150,7 @@ func transient(err error) bool {
 	}
 	for _, t := range []error{
 		io.EOF, io.ErrUnexpectedEOF, os.ErrDeadlineExceeded, context.DeadlineExceeded, net.ErrClosed,
-		syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, ErrHandshakeTimeout, errConnLost,
+		syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, ErrHandshakeTimeout, ErrConnLost,
 	} {
 		if errors.Is(err, t) {
 			return true

@@ -141,7 +141,7 @@ func tryHere(c *conn, err error) bool {
 		return false
 	}
 	var goAway *GoAwayError
-	return errors.As(err, &goAway) || errors.Is(err, errConnLost)
+	return errors.As(err, &goAway) || errors.Is(err, ErrConnLost)
 }
 
 // Ensure sees to it that a connection to the peer exists and answers PING.

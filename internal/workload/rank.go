@@ -8,18 +8,27 @@ import (
 )
 
 // bestService picks of services with one name or address, in the order of their
-// keys, the one that a client means: that of its own namespace, else the first
-// canonical one, else the first. What the client must not see is left out; an
-// empty clientNamespace sees all and prefers none.
+// keys, the one that a client means: of its own namespace before others, then
+// canonical before others, then the first. What the client must not see is left
+// out; an empty clientNamespace sees all and prefers none.
 func bestService(list []*Service, clientNamespace string) *Service {
 	var best *Service
+	bestRank := -1
 	for _, svc := range list {
-		switch {
-		case clientNamespace != "" && !svc.VisibleTo(clientNamespace):
-		case clientNamespace != "" && svc.Namespace == clientNamespace:
-			return svc
-		case best == nil, svc.Canonical && !best.Canonical:
-			best = svc
+		rank := 0
+		if clientNamespace != "" {
+			if !svc.VisibleTo(clientNamespace) {
+				continue
+			}
+			if svc.Namespace == clientNamespace {
+				rank = 2
+			}
+		}
+		if svc.Canonical {
+			rank++
+		}
+		if rank > bestRank {
+			best, bestRank = svc, rank
 		}
 	}
 	return best

@@ -216,6 +216,13 @@ func (p *pod) dial(to netip.AddrPort) (*net.TCPConn, error) {
 	return c, nil
 }
 
+// dialMarked connects from p as the mesh itself does: past the rules.
+func (p *pod) dialMarked(to netip.AddrPort) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(p.m.t.Context(), patience)
+	defer cancel()
+	return p.ns.Dial(ctx, netns.DialOptions{Remote: to})
+}
+
 // conn is a connection of an application under test.
 type conn struct {
 	*net.TCPConn

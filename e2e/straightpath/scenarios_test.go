@@ -192,7 +192,7 @@ func TestZtunnelShutdown(t *testing.T) {
 			if took := time.Since(start); took < time.Second || took > 4*time.Second {
 				t.Errorf("the end came after %v, want the deadline of 2s", took)
 			}
-			n1.z.wantAccess(t, `direction="outbound"`, "drain")
+			n1.z.wantAccess(t, "outlived its grace period")
 		})
 	}
 }

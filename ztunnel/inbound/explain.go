@@ -156,7 +156,7 @@ func isPeer(err error) bool {
 		return true
 	}
 	_, ok := errors.AsType[*hbone.ConnError](err)
-	return ok || errors.Is(err, hbone.ErrPingTimeout)
+	return ok || errors.Is(err, hbone.ErrPingTimeout) || errors.Is(err, hbone.ErrConnLost)
 }
 
 // explainCut says why a connection was ended by us.

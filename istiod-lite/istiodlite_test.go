@@ -274,12 +274,13 @@ func BenchmarkColdSync(b *testing.B) {
 	begin := time.Now()
 	p := newPlane(b, files).start()
 	p.subscribe().wait("the first picture", func(held map[string]*discoveryv3.Resource) bool { return len(held) == pods })
-	b.ReportMetric(time.Since(begin).Seconds(), "s/start")
+	start := time.Since(begin)
 	for b.Loop() {
 		x := p.subscribe()
 		x.wait("the picture", func(held map[string]*discoveryv3.Resource) bool { return len(held) == pods })
 		x.stream.CloseSend()
 	}
+	b.ReportMetric(start.Seconds(), "s/start") // with reading and translating all files
 }
 
 // BenchmarkChange measures from a file that was moved in to the proxy holding it,

@@ -148,6 +148,13 @@ func Route(t testing.TB, ns *netns.NS, dst netip.Prefix, gateway netip.Addr) {
 	must(t, Handle(t, ns).RouteAdd(r))
 }
 
+// RouteFrom sends dst out by link with src as the preferred source address.
+func RouteFrom(t testing.TB, ns *netns.NS, link string, dst netip.Prefix, src netip.Addr) {
+	t.Helper()
+	h := Handle(t, ns)
+	must(t, h.RouteAdd(&netlink.Route{LinkIndex: find(t, h, link).Attrs().Index, Dst: ipNet(dst), Src: src.AsSlice()}))
+}
+
 // An End is one end of a veth pair.
 type End struct {
 	NS       *netns.NS

@@ -1,0 +1,222 @@
+package redirect
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
+)
+
+// The numbers of the ambient ecosystem.
+const (
+	outboundPort = 15001 // the proxy takes what the pod sends
+	inboundPort  = 15006 // the proxy takes plaintext that comes in
+	tunnelPort   = 15008 // the proxy's tunnel listener, dialled as it is
+	dnsProxyPort = 15053 // the proxy answers DNS questions
+	dnsPort      = 53
+
+	// returnMark marks connections that the proxy opened with a borrowed source
+	// address, and the packets that go back on them.
+	returnMark = 0x111
+
+	// dnsZone keeps the proxy's own DNS questions apart in conntrack.
+	dnsZone = 1
+)
+
+// TableName is the nftables table, of family inet, that is ours in a pod.
+const TableName = "ambit"
+
+// Config says what is captured in a pod. The zero Config captures TCP over IPv4
+// both ways.
+type Config struct {
+	// IPv6 adds the rules and the route for IPv6. See [HasIPv6].
+	IPv6 bool `json:"ipv6,omitempty"`
+
+	// DNS sends DNS questions to the proxy.
+	DNS bool `json:"dns,omitempty"`
+
+	// BypassInbound leaves what comes in alone, for a pod that is itself a
+	// gateway.
+	BypassInbound bool `json:"bypassInbound,omitempty"`
+
+	// VirtualInterfaces are interfaces of the pod behind which other machines
+	// live; what they send is outbound.
+	VirtualInterfaces []string `json:"virtualInterfaces,omitempty"`
+
+	// ProbeV4 and ProbeV6 are source addresses that host rules give to the
+	// kubelet's probes, which then pass by the proxy. Invalid means no such
+	// rules.
+	ProbeV4 netip.Addr `json:"probeV4,omitzero"`
+	ProbeV6 netip.Addr `json:"probeV6,omitzero"`
+}
+
+// ifNameSize is the most bytes an interface name has. Source: IFNAMSIZ in
+// linux/if.h, less the end mark.
+const ifNameSize = 15
+
+// Check says what is wrong with c.
+func (c Config) Check() error {
+	for _, name := range c.VirtualInterfaces {
+		if name == "" || len(name) > ifNameSize {
+			return fmt.Errorf("virtual interface %q: want a name of 1 to %d bytes", name, ifNameSize)
+		}
+	}
+	if c.ProbeV4.IsValid() && !c.ProbeV4.Is4() {
+		return fmt.Errorf("probe address %v: want IPv4", c.ProbeV4)
+	}
+	if c.ProbeV6.IsValid() && !c.ProbeV6.Is6() {
+		return fmt.Errorf("probe address %v: want IPv6", c.ProbeV6)
+	}
+	return nil
+}
+
+// chain names one of our base chains.
+type chain string
+
+const (
+	zonePrerouting chain = "zone-prerouting"
+	zoneOutput     chain = "zone-output"
+	markPrerouting chain = "mark-prerouting"
+	markOutput     chain = "mark-output"
+	natPrerouting  chain = "nat-prerouting"
+	natOutput      chain = "nat-output"
+)
+
+// key is what a match looks at.
+type key int
+
+const (
+	mark     key = iota // of the packet, without the bits that are not ours
+	connMark            // of the connection, likewise
+	proto               // transport protocol
+	family              // of the address: IPv4 or IPv6
+	srcAddr
+	dstAddr
+	srcPort
+	dstPort
+	inIface
+	outIface
+)
+
+// match is one condition. Of the values only the one that fits the key is set.
+type match struct {
+	key    key
+	not    bool
+	number uint32
+	addr   netip.Addr
+	name   string
+}
+
+// action is what becomes of a packet that matches.
+type action struct {
+	kind   actionKind
+	number uint32
+}
+
+// actionKind tells actions apart.
+type actionKind int
+
+const (
+	accept      actionKind = iota
+	redirectTo             // a port of the pod
+	setConnMark            // of the connection; bits that are not ours stay
+	restoreMark            // of the packet, from the connection
+	setZone                // of conntrack
+)
+
+// rule is one rule: in its chain, when all matches hold, the action.
+type rule struct {
+	chain   chain
+	why     string // kept in the kernel as the rule's comment
+	matches []match
+	action  action
+}
+
+// Source: linux/in.h.
+const (
+	tcp = 6
+	udp = 17
+)
+
+// ipFamily is what differs between IPv4 and IPv6.
+type ipFamily struct {
+	number   uint32 // NFPROTO_*
+	loopback netip.Addr
+	probe    netip.Addr // may be invalid
+}
+
+// families returns the address families that cfg captures.
+func (c Config) families() []ipFamily {
+	all := []ipFamily{{nfIPv4, netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.ProbeV4}}
+	if c.IPv6 {
+		all = append(all, ipFamily{nfIPv6, netip.IPv6Loopback(), c.ProbeV6})
+	}
+	return all
+}
+
+// rules is the table as data, in the order in which the kernel asks. The
+// loopback is one address, not a net: the rest of 127.0.0.0/8 leaves by lo and
+// is let go there.
+func (c Config) rules() []rule {
+	var all []rule
+	add := func(ch chain, why string, act action, m ...match) { all = append(all, rule{ch, why, m, act}) }
+	var (
+		isTCP, isUDP = match{key: proto, number: tcp}, match{key: proto, number: udp}
+		byProxy      = match{key: mark, number: netns.Mark}
+		notByProxy   = match{key: mark, number: netns.Mark, not: true}
+		viaLo        = match{key: outIface, name: "lo"}
+		notViaLo     = match{key: outIface, name: "lo", not: true}
+		toDNS        = match{key: dstPort, number: dnsPort}
+		borrowed     = match{key: connMark, number: returnMark}
+	)
+	if c.DNS {
+		add(zonePrerouting, "answers to the proxy's own DNS questions", action{setZone, dnsZone}, isUDP, match{key: srcPort, number: dnsPort}, notByProxy)
+		add(zoneOutput, "the proxy's own DNS questions", action{setZone, dnsZone}, isUDP, toDNS, byProxy)
+	}
+	add(markPrerouting, "the proxy opened this connection, with a borrowed address", action{setConnMark, returnMark}, byProxy)
+	add(markOutput, "answers to a borrowed address go back to the proxy", action{kind: restoreMark}, borrowed)
+
+	for _, name := range c.VirtualInterfaces {
+		add(natPrerouting, "what machines in the pod send is outbound", action{redirectTo, outboundPort}, match{key: inIface, name: name}, isTCP)
+	}
+	for _, f := range c.families() {
+		c.addInbound(add, f, isTCP, notByProxy)
+	}
+	for _, f := range c.families() {
+		if f.probe.IsValid() {
+			add(natOutput, "answers to probes pass by the proxy", action{kind: accept}, f.is(), match{key: dstAddr, addr: f.probe}, isTCP)
+		}
+	}
+	if c.DNS {
+		add(natOutput, "DNS questions over UDP", action{redirectTo, dnsProxyPort}, notViaLo, isUDP, toDNS, notByProxy)
+	}
+	for _, f := range c.families() {
+		if c.DNS {
+			add(natOutput, "DNS questions over TCP", action{redirectTo, dnsProxyPort}, f.is(), f.notLoopback(), isTCP, toDNS, notByProxy)
+		}
+	}
+	add(natOutput, "answers to a borrowed address are not outbound", action{kind: accept}, isTCP, match{key: mark, number: returnMark})
+	for _, f := range c.families() {
+		add(natOutput, "the application calls its own pod", action{kind: accept}, f.is(), f.notLoopback(), viaLo)
+		add(natOutput, "what the application sends", action{redirectTo, outboundPort}, f.is(), f.notLoopback(), isTCP, notByProxy)
+	}
+	return all
+}
+
+// addInbound adds the rules for what comes in from the network.
+func (c Config) addInbound(add func(chain, string, action, ...match), f ipFamily, isTCP, notByProxy match) {
+	if c.BypassInbound {
+		return
+	}
+	if f.probe.IsValid() {
+		add(natPrerouting, "probes pass by the proxy", action{kind: accept}, f.is(), match{key: srcAddr, addr: f.probe}, isTCP)
+	}
+	add(natPrerouting, "plaintext from the network", action{redirectTo, inboundPort}, f.is(), f.notLoopback(), isTCP,
+		match{key: dstPort, number: tunnelPort, not: true}, notByProxy)
+}
+
+// is matches packets of the family.
+func (f ipFamily) is() match { return match{key: family, number: f.number} }
+
+// notLoopback matches packets to anywhere but the loopback address.
+func (f ipFamily) notLoopback() match { return match{key: dstAddr, addr: f.loopback, not: true} }

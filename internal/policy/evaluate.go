@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
@@ -90,24 +91,41 @@ func Evaluate(ap Applicable, r Request) Verdict {
 		v.Reason = "policy that applies is missing: " + strings.Join(ap.Missing, ", ")
 		return v
 	}
-	enforced := false
+	var enforced []*Policy
 	for _, p := range ap.Policies {
 		if p.dryRun || p.action != Allow {
 			continue
 		}
-		enforced = true
+		enforced = append(enforced, p)
 		if i := p.match(&s); i >= 0 {
 			v.Allowed, v.Policy, v.Rule = true, p.Name(), i
 			v.Reason = "allowed by: " + v.Policy
 			return v
 		}
 	}
-	if enforced {
-		v.Reason = "allow policies exist, but none allowed"
+	if len(enforced) > 0 {
+		v.Reason = "allow policies exist, but none allowed: " + someNames(enforced)
 		return v
 	}
 	v.Allowed, v.Reason = true, "no allow policies"
 	return v
+}
+
+// maxNames is how many policies a reason names, so that a log line stays one
+// that can be read.
+const maxNames = 3
+
+// someNames names the first of policies, and says how many more there are.
+func someNames(policies []*Policy) string {
+	names := make([]string, 0, maxNames)
+	for _, p := range policies[:min(len(policies), maxNames)] {
+		names = append(names, p.Name())
+	}
+	text := strings.Join(names, ", ")
+	if more := len(policies) - maxNames; more > 0 {
+		text += " and " + strconv.Itoa(more) + " more"
+	}
+	return text
 }
 
 // dryRun says what the policies that are only observed would have done.

@@ -78,7 +78,7 @@ func TestChangedCutsWhatIsNoLongerAllowed(t *testing.T) {
 		{"add DENY kills", none, mustCompile(t, deny("d", any)), "explicitly denied by: shop/d"},
 		{"unrelated DENY has no effect", none, mustCompile(t, deny("d", other)), "-"},
 		{"removing ALLOW opens", mustCompile(t, allow("a", onlyWeb)), none, "-"},
-		{"replacing ALLOW by one that misses kills", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", other)), "allow policies exist, but none allowed"},
+		{"replacing ALLOW by one that misses kills", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", other)), "allow policies exist, but none allowed: shop/a"},
 		{"adding an ALLOW that misses beside one that matches has no effect", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", onlyWeb), allow("b", other)), "-"},
 		{"a dry-run DENY has no effect", none, mustCompile(t, dry(deny("d", any))), "-"},
 	}

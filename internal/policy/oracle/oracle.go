@@ -77,80 +77,88 @@ func FirstRule(p *securityapi.Authorization, r Request) int {
 
 // holds compares all six kinds of attribute, positive and negative.
 func holds(m *securityapi.Match, r Request) bool {
-	asked := 0
-	ok := true
-	attribute := func(valid, hits int, negative bool) {
-		asked += valid
-		if valid == 0 {
-			return
-		}
-		if negative == (hits > 0) {
-			ok = false
-		}
-	}
-	strs := func(list []*securityapi.StringMatch, value string, known, negative bool) {
-		valid, hits := 0, 0
-		for _, s := range list {
-			if s.GetMatchType() == nil {
-				continue
-			}
-			valid++
-			if known && equal(s, value) {
-				hits++
-			}
-		}
-		attribute(valid, hits, negative)
-	}
-	ips := func(list []*securityapi.Address, ip []byte, negative bool) {
-		valid, hits := 0, 0
-		for _, a := range list {
-			if (len(a.GetAddress()) != 4 && len(a.GetAddress()) != 16) || int(a.GetLength()) > 8*len(a.GetAddress()) {
-				continue
-			}
-			valid++
-			if within(ip, a.GetAddress(), int(a.GetLength())) {
-				hits++
-			}
-		}
-		attribute(valid, hits, negative)
-	}
-	ports := func(list []uint32, negative bool) {
-		hits := 0
-		for _, p := range list {
-			if p%65536 == uint32(r.Port) {
-				hits++
-			}
-		}
-		attribute(len(list), hits, negative)
-	}
-	accounts := func(list []*securityapi.ServiceAccountMatch, negative bool) {
-		hits := 0
-		for _, a := range list {
-			if r.HasIdentity && a.GetNamespace() == r.Namespace && a.GetServiceAccount() == r.ServiceAccount {
-				hits++
-			}
-		}
-		attribute(len(list), hits, negative)
-	}
-
 	principal := r.TrustDomain + "/ns/" + r.Namespace + "/sa/" + r.ServiceAccount
 	namespace := ""
 	if r.HasIdentity {
 		namespace = r.Namespace
 	}
-	strs(m.GetNamespaces(), namespace, true, false)
-	strs(m.GetNotNamespaces(), namespace, true, true)
-	strs(m.GetPrincipals(), principal, r.HasIdentity, false)
-	strs(m.GetNotPrincipals(), principal, r.HasIdentity, true)
-	ips(m.GetSourceIps(), r.SourceIP, false)
-	ips(m.GetNotSourceIps(), r.SourceIP, true)
-	ips(m.GetDestinationIps(), r.DestinationIP, false)
-	ips(m.GetNotDestinationIps(), r.DestinationIP, true)
-	ports(m.GetDestinationPorts(), false)
-	ports(m.GetNotDestinationPorts(), true)
-	accounts(m.GetServiceAccounts(), false)
-	accounts(m.GetNotServiceAccounts(), true)
-	return ok && asked > 0
+	c := &count{holds: true}
+	c.strings(m.GetNamespaces(), namespace, true, false)
+	c.strings(m.GetNotNamespaces(), namespace, true, true)
+	c.strings(m.GetPrincipals(), principal, r.HasIdentity, false)
+	c.strings(m.GetNotPrincipals(), principal, r.HasIdentity, true)
+	c.addresses(m.GetSourceIps(), r.SourceIP, false)
+	c.addresses(m.GetNotSourceIps(), r.SourceIP, true)
+	c.addresses(m.GetDestinationIps(), r.DestinationIP, false)
+	c.addresses(m.GetNotDestinationIps(), r.DestinationIP, true)
+	c.ports(m.GetDestinationPorts(), r.Port, false)
+	c.ports(m.GetNotDestinationPorts(), r.Port, true)
+	c.accounts(m.GetServiceAccounts(), r, false)
+	c.accounts(m.GetNotServiceAccounts(), r, true)
+	return c.holds && c.asked > 0
+}
+
+// count is the state of one match while its lists are gone through.
+type count struct {
+	asked int  // comparisons that mean something
+	holds bool // no list has spoken against it
+}
+
+// list takes the outcome of one list.
+func (c *count) list(valid, hits int, negative bool) {
+	c.asked += valid
+	if valid > 0 && negative == (hits > 0) {
+		c.holds = false
+	}
+}
+
+func (c *count) strings(list []*securityapi.StringMatch, value string, known, negative bool) {
+	valid, hits := 0, 0
+	for _, s := range list {
+		if s.GetMatchType() == nil {
+			continue
+		}
+		valid++
+		if known && equal(s, value) {
+			hits++
+		}
+	}
+	c.list(valid, hits, negative)
+}
+
+func (c *count) addresses(list []*securityapi.Address, ip []byte, negative bool) {
+	valid, hits := 0, 0
+	for _, a := range list {
+		bytes := len(a.GetAddress())
+		if (bytes != 4 && bytes != 16) || int64(a.GetLength()) > int64(8*bytes) {
+			continue
+		}
+		valid++
+		if within(ip, a.GetAddress(), int(a.GetLength())) {
+			hits++
+		}
+	}
+	c.list(valid, hits, negative)
+}
+
+func (c *count) ports(list []uint32, port uint16, negative bool) {
+	hits := 0
+	for _, p := range list {
+		if p%65536 == uint32(port) {
+			hits++
+		}
+	}
+	c.list(len(list), hits, negative)
+}
+
+func (c *count) accounts(list []*securityapi.ServiceAccountMatch, r Request, negative bool) {
+	hits := 0
+	for _, a := range list {
+		if r.HasIdentity && a.GetNamespace() == r.Namespace && a.GetServiceAccount() == r.ServiceAccount {
+			hits++
+		}
+	}
+	c.list(len(list), hits, negative)
 }
 
 // equal compares a string in the way that s says.

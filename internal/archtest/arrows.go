@@ -80,8 +80,9 @@ var arrows = map[string][]string{
 	"istiod-lite/status":    {"istiod-lite/model"},
 
 	"cni":          {"cni/...", "internal/netns", "internal/zds", "internal/yamldir", "internal/telemetry"},
-	"cni/plugin":   nil,
-	"cni/agent":    {"cni/redirect", "internal/zds", "internal/netns", "internal/yamldir"},
+	"cni/event":    nil,
+	"cni/plugin":   {"cni/event"},
+	"cni/agent":    {"cni/event", "cni/redirect", "internal/zds", "internal/netns", "internal/yamldir"},
 	"cni/redirect": {"internal/netns"},
 	"cni/install":  nil,
 

@@ -91,20 +91,20 @@ func Evaluate(ap Applicable, r Request) Verdict {
 		v.Reason = "policy that applies is missing: " + strings.Join(ap.Missing, ", ")
 		return v
 	}
-	var enforced []*Policy
+	enforced := 0
 	for _, p := range ap.Policies {
 		if p.dryRun || p.action != Allow {
 			continue
 		}
-		enforced = append(enforced, p)
+		enforced++
 		if i := p.match(&s); i >= 0 {
 			v.Allowed, v.Policy, v.Rule = true, p.Name(), i
 			v.Reason = "allowed by: " + v.Policy
 			return v
 		}
 	}
-	if len(enforced) > 0 {
-		v.Reason = "allow policies exist, but none allowed: " + someNames(enforced)
+	if enforced > 0 {
+		v.Reason = "allow policies exist, but none allowed: " + allowNames(ap.Policies, enforced)
 		return v
 	}
 	v.Allowed, v.Reason = true, "no allow policies"
@@ -115,14 +115,17 @@ func Evaluate(ap Applicable, r Request) Verdict {
 // that can be read.
 const maxNames = 3
 
-// someNames names the first of policies, and says how many more there are.
-func someNames(policies []*Policy) string {
-	names := make([]string, 0, maxNames)
-	for _, p := range policies[:min(len(policies), maxNames)] {
-		names = append(names, p.Name())
+// allowNames names the first of the enforced allow policies, and says how many
+// more of their number there are.
+func allowNames(policies []*Policy, number int) string {
+	var names []string
+	for _, p := range policies {
+		if !p.dryRun && p.action == Allow && len(names) < maxNames {
+			names = append(names, p.Name())
+		}
 	}
 	text := strings.Join(names, ", ")
-	if more := len(policies) - maxNames; more > 0 {
+	if more := number - len(names); more > 0 {
 		text += " and " + strconv.Itoa(more) + " more"
 	}
 	return text

@@ -259,6 +259,18 @@ func (l *logs) text() string {
 	return strings.Join(l.lines, "")
 }
 
+// with returns the lines that contain word.
+func (l *logs) with(word string) (out []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, word) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
 // access returns the access log lines that contain all of words.
 func (l *logs) access(words ...string) []string {
 	l.mu.Lock()

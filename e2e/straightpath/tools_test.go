@@ -1,16 +1,24 @@
 package straightpath
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 )
 
 // enslave puts an interface of the calling thread's namespace on a bridge.
@@ -24,6 +32,58 @@ func enslave(port, bridge string) error {
 		return err
 	}
 	return netlink.LinkSetMaster(p, b)
+}
+
+// reject makes p refuse TCP from an address to a port of its own, before its
+// other rules are asked: what a NetworkPolicy does.
+func (p *pod) reject(t *testing.T, from netip.Addr, port uint16) {
+	t.Helper()
+	netnstest.Do(t, p.ns, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "networkpolicy"})
+		chain := c.AddChain(&nftables.Chain{
+			Name: "input", Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+		})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: from.AsSlice()},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+		}})
+		return c.Flush()
+	})
+}
+
+// killTunnels ends all TCP connections of p's tunnel port, as a network does
+// that has lost them.
+func (p *pod) killTunnels(t *testing.T) {
+	t.Helper()
+	netnstest.Do(t, p.ns, func() error {
+		socks, err := netlink.SocketDiagTCP(unix.AF_INET6)
+		if err != nil {
+			return err
+		}
+		killed := 0
+		for _, s := range socks {
+			if s.ID.SourcePort == 15008 && s.State == netlink.TCP_ESTABLISHED {
+				if err := netlink.SocketDestroy(
+					&net.TCPAddr{IP: s.ID.Source, Port: int(s.ID.SourcePort)},
+					&net.TCPAddr{IP: s.ID.Destination, Port: int(s.ID.DestinationPort)}); err != nil {
+					return err
+				}
+				killed++
+			}
+		}
+		if killed == 0 {
+			return errors.New("there is no tunnel to kill")
+		}
+		return nil
+	})
 }
 
 // isReset reports whether err is what a client sees of a reset.

@@ -29,7 +29,7 @@ func (r Removed) String() string {
 // process ended well, crashed, or kept it. It fails with [ErrBusy] while another
 // process is at work on it. An empty dir means the lab's usual one.
 func Clean(ctx context.Context, name, dir string) (Removed, error) {
-	name = cmp.Or(name, "ambit")
+	name = cmp.Or(name, defaultName)
 	if !validName(name) {
 		return Removed{}, fmt.Errorf("lab name %q: want at most 20 lower case letters, digits and '-'", name)
 	}

@@ -42,9 +42,12 @@ type Config struct {
 	Progress func(string)
 }
 
+// defaultName is the name of the lab of a person who names none.
+const defaultName = "ambit"
+
 // withDefaults returns the configuration that is in force.
 func (c Config) withDefaults() (Config, error) {
-	c.Name = cmp.Or(c.Name, "ambit")
+	c.Name = cmp.Or(c.Name, defaultName)
 	c.Nodes = cmp.Or(c.Nodes, 2)
 	c.SecretTTL = cmp.Or(c.SecretTTL, 24*time.Hour)
 	if !validName(c.Name) {

@@ -22,6 +22,7 @@ func (l *Lab) LookAround(self string) []Hint {
 		}
 		return "ip netns exec " + ns.Name
 	}
+	name := nameFlag(l.cfg.Name)
 	get := "curl -sS"
 	if _, err := exec.LookPath("curl"); err != nil {
 		get = self + " lab-app --get"
@@ -30,13 +31,23 @@ func (l *Lab) LookAround(self string) []Hint {
 		{"a client in the mesh calls a server on the other node", fmt.Sprintf("%s %s http://%v/", in(web.NetNS), get, api.At(HTTPPort))},
 		{"the same by the address of a service", fmt.Sprintf("%s %s http://%v/", in(web.NetNS), get, l.Service("books", "api").AddrPort())},
 		{"what the ztunnel of node-1 knows", fmt.Sprintf("%s %s http://127.0.0.1:%d/config_dump", in(web.Node.NetNS), get, ztunnelAdmin)},
-		{"who talked to whom, and which rule decided", "tail -n 3 " + filepath.Join(api.Node.Dir, "ztunnel.log")},
+		{"all pods", self + " pods" + name},
+		{"what became of connections between two pods, and which rule decided", self + " why shop/web books/api-2" + name},
+		{"the same in the words of a ztunnel", "tail -n 3 " + filepath.Join(api.Node.Dir, "ztunnel.log")},
 	}
 	if _, err := exec.LookPath("nft"); err == nil {
 		hints = append(hints, Hint{"the redirection of a pod", in(web.NetNS) + " nft list ruleset"})
 	}
 	return append(hints,
 		Hint{"the manifests: change, add or remove one and see it take effect", "ls " + l.manifests.Dir},
-		Hint{"end all of it", self + " demo clean"},
+		Hint{"end all of it", self + " demo clean" + name},
 	)
+}
+
+// nameFlag is the flag of a lab that has not the usual name.
+func nameFlag(name string) string {
+	if name == defaultName {
+		return ""
+	}
+	return " --name " + name
 }

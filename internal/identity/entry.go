@@ -53,7 +53,7 @@ type entry struct {
 	waiters  int  // Get calls that wait
 	retained int  // Retain calls that have not been released
 	released bool // the last Retain was released: forget as soon as nobody waits
-	urgent   bool // a connection wants it since the last request
+	urgent   bool // a connection wants it since the last answer
 
 	// What came of it.
 	cert *Certificate // newest; nil until the first success
@@ -131,7 +131,7 @@ func (m *Manager) nextLocked(now time.Time) (next *entry, wait time.Duration) {
 func (m *Manager) startLocked(ctx context.Context, fetches *lifecycle.Group, e *entry) {
 	m.inFlight++
 	ctx, e.cancel = context.WithTimeout(ctx, m.cfg.FetchTimeout)
-	e.fetching, e.urgent = true, false
+	e.fetching = true
 	fetches.Go(ctx, "certificate", func(ctx context.Context) {
 		cert, err := m.fetcher.Fetch(ctx, e.id)
 		m.finish(e, cert, err)
@@ -152,6 +152,7 @@ func (m *Manager) finish(e *entry, cert *Certificate, err error) {
 	}
 	if e.err = err; err != nil {
 		e.failures++
+		e.urgent = e.waiters > 0
 		e.due = now.Add(e.backoff.Next())
 	} else {
 		e.failures = 0
@@ -199,7 +200,7 @@ func refreshTime(c *Certificate, now time.Time) time.Time {
 
 // retryAt is when the CA is to be asked, with regard to who waits.
 func (e *entry) retryAt() time.Time {
-	if !e.urgent && e.waiters == 0 || e.cert != nil && e.err == nil && e.cert.ValidAt(time.Now()) {
+	if !e.urgent || e.cert != nil && e.err == nil && e.cert.ValidAt(time.Now()) {
 		return e.due
 	}
 	switch e.failures {
@@ -224,7 +225,7 @@ func (e *entry) earliest(at time.Time) time.Time {
 // priority says how urgent the request for e is.
 func (e *entry) priority() priority {
 	switch {
-	case e.waiters > 0 || e.urgent:
+	case e.urgent:
 		return realTime
 	case e.cert == nil:
 		return warmup

@@ -131,7 +131,6 @@ func (m *Manager) Get(ctx context.Context, id ID) (*Certificate, error) {
 			defer m.mu.Unlock()
 			return e.cert, nil
 		}
-		e.urgent = true
 	}
 }
 

@@ -49,7 +49,7 @@ func ClientTLS(c *Certificate, accept []ID) *tls.Config {
 		if err != nil {
 			return err
 		}
-		if id.IsZero() || !slices.Contains(accept, id) {
+		if !slices.Contains(accept, id) {
 			return &VerifyError{Claimed: id, Err: fmt.Errorf("%w: want one of %v", ErrUnexpectedPeer, accept)}
 		}
 		return nil

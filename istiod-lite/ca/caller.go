@@ -67,7 +67,7 @@ type PodsOnNode interface {
 
 // entitles reports whether p lets its node ask for id.
 func (p Pod) entitles(node string, id identity.ID) bool {
-	return p.Node == node && node != "" &&
+	return p.Node == node &&
 		p.Namespace == id.Namespace && p.ServiceAccount == id.ServiceAccount &&
 		!slices.Contains([]string{"Failed", "Succeeded"}, p.Phase)
 }

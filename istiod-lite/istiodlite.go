@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -107,7 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 // Deps are the collaborators of an [Istiod]. All fields are required.
 type Deps struct {
 	Log     *zap.Logger
-	Metrics *prometheus.Registry
+	Metrics *prometheus.Registry // shown by /metrics
 }
 
 // Istiod is a control plane.
@@ -145,7 +144,6 @@ func New(cfg Config, deps Deps) (*Istiod, error) {
 	if err != nil {
 		return nil, err
 	}
-	deps.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	i.world = &world{
 		source: files.New(cfg.ConfigDir, deps.Log),

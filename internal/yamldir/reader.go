@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // maxFileBytes is the largest file that is read. Our choice: some 50,000 pods;
@@ -27,6 +28,11 @@ type Config struct {
 	// Check is asked about each file that parses and is new or changed. What it
 	// returns, one or many joined [*Error]s, refuses the file. Nil accepts all.
 	Check func(*File) error
+
+	// Poll is how often Watch reads the directory without being told of a change,
+	// in case the directory was replaced or lies on a file system that does not
+	// tell. Zero means 2 seconds.
+	Poll time.Duration
 }
 
 // File is the content of one file.
@@ -73,6 +79,7 @@ type stamp struct {
 
 // NewReader makes a reader of cfg.Dir. It reads nothing yet.
 func NewReader(cfg Config) *Reader {
+	cfg.Poll = cmp.Or(cfg.Poll, 2*time.Second)
 	return &Reader{cfg: cfg, files: map[string]*entry{}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // dir is a directory of manifests under test.
@@ -265,6 +266,33 @@ func TestWatchTellsOfEveryChange(t *testing.T) {
 	want("a linked file", "b.yaml: b2\nc.yaml: c1")
 	link("..v2")
 	want("its link was moved", "b.yaml: b2\nc.yaml: c2")
+}
+
+// Notifications are of the directory that was there at first; another one in its
+// place is found by looking again.
+func TestWatchFindsADirectoryThatWasReplaced(t *testing.T) {
+	d := newDir(t)
+	d.reader = NewReader(Config{Dir: d.path, Poll: 10 * time.Millisecond})
+	d.write("a.yaml", pods("a1"))
+	told := make(chan string, 16)
+	done := make(chan error, 1)
+	go func() {
+		done <- d.reader.Watch(t.Context(), func(s Set) { told <- describeSet(s, d.path) })
+	}()
+	t.Cleanup(func() { <-done })
+	for got := <-told; got != "a.yaml: a1"; got = <-told {
+		t.Logf("on the way: %s", got)
+	}
+	if err := os.Rename(d.path, d.path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.write("b.yaml", pods("b1"))
+	for got := <-told; got != "b.yaml: b1"; got = <-told {
+		t.Logf("on the way: %s", got)
+	}
 }
 
 func TestWatchOfNoDirectoryIsAnError(t *testing.T) {

@@ -15,9 +15,6 @@ const (
 	quiet = 10 * time.Millisecond
 	// patience is how long a reader waits for quiet.
 	patience = 200 * time.Millisecond
-	// poll is how often the directory is read without any notification: when the
-	// directory was replaced, or lies on a file system that does not notify.
-	poll = 2 * time.Second
 )
 
 // Watch reads the directory, hands the result to fn, and does so again whenever
@@ -37,7 +34,7 @@ func (r *Reader) Watch(ctx context.Context, fn func(Set)) error {
 		return fmt.Errorf("read %s: %w", r.cfg.Dir, err)
 	}
 	fn(told)
-	ticker := time.NewTicker(poll)
+	ticker := time.NewTicker(r.cfg.Poll)
 	defer ticker.Stop()
 	for {
 		select {

@@ -22,6 +22,15 @@
 //
 // [Server.Close] ends all streams and waits for their goroutines.
 //
+// # Metrics
+//
+//	ambit_xds_streams                  clients connected now
+//	ambit_xds_refused_total            streams of clients that could not prove who they are
+//	ambit_xds_responses_total{type}    responses sent
+//	ambit_xds_resources_total{type}    resources and removals sent
+//	ambit_xds_nacks_total{type}        responses that clients rejected
+//	ambit_xds_lag_seconds              time from a change to its being sent
+//
 // # Not done here
 //
 // State-of-the-world xDS, other types, TLS, and what a proven caller may see: all

@@ -89,7 +89,7 @@ func TestReconnectWithVersions(t *testing.T) {
 }
 
 func TestChangesInOneDebounceGoTogetherAndOnce(t *testing.T) {
-	m := newMesh(t, discovery.Config{Debounce: 100 * time.Millisecond})
+	m := newMesh(t, discovery.Config{Debounce: 400 * time.Millisecond})
 	m.push()
 	c := m.connect()
 	c.subscribe()

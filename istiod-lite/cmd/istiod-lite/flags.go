@@ -2,12 +2,9 @@ package main
 
 import (
 	"crypto/fips140"
-	"fmt"
 	"runtime"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
 )
@@ -75,36 +72,14 @@ func (f *flags) command() *cobra.Command {
 	p.StringVar(&f.cfg.Model.RootNamespace, "root-namespace", "istio-system", "`NAMESPACE` whose policies hold for the whole mesh")
 	p.StringVar(&f.cfg.Model.Network, "network", "", "`NAME` of the network of all workloads")
 	p.BoolVar(&f.cfg.Model.DryRun, "dry-run-policies", false, "send policies annotated istio.io/dry-run to proxies, which must know them: older ones enforce them")
-	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	p.StringVar(&f.logFormat, "log-format", "json", "json or plain")
+	p.StringVar(&f.logLevel, "log-level", "info", "`SPEC`: debug, info, warn or error, for all or by scope: info,xds=debug (scopes: xds, files, ca)")
+	p.StringVar(&f.logFormat, "log-format", "json", "`FORMAT`: json or plain")
 	for _, name := range []string{"config-dir", "ca-dir", "node-tokens"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is declared above
 		}
 	}
 	return cmd
-}
-
-// logger makes the logger that the flags ask for. It writes to standard error.
-func (f *flags) logger() (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(f.logLevel)
-	if err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", f.logLevel)
-	}
-	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(level)
-	cfg.DisableStacktrace = true
-	cfg.DisableCaller = true
-	cfg.EncoderConfig.TimeKey = "time"
-	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	switch f.logFormat {
-	case "json":
-	case "plain":
-		cfg.Encoding = "console"
-	default:
-		return nil, fmt.Errorf("--log-format %q: want json or plain", f.logFormat)
-	}
-	return cfg.Build()
 }
 
 // versionText is version, compiler and, when it is so, that cryptography runs in

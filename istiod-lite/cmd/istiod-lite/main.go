@@ -11,8 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
 )
 
@@ -58,17 +58,36 @@ func (e *runError) Unwrap() error { return e.err }
 
 // serve runs the control plane until ctx ends.
 func (f *flags) serve(ctx context.Context) error {
-	log, err := f.logger()
+	json, err := telemetry.ParseLogFormat(f.logFormat)
+	if err != nil {
+		return fmt.Errorf("--log-format: %w", err)
+	}
+	queue := telemetry.NewLogQueue(os.Stderr, 0)
+	log, err := telemetry.NewLogger(telemetry.LogConfig{JSON: json, Spec: f.logLevel}, queue)
+	if err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	metrics, err := telemetry.NewRegistry("istiod-lite", version)
 	if err != nil {
 		return err
 	}
-	defer log.Sync()
-	istiod, err := istiodlite.New(f.cfg, istiodlite.Deps{Log: log, Metrics: prometheus.NewRegistry()})
+	istiod, err := istiodlite.New(f.cfg, istiodlite.Deps{Log: log.Zap(), Metrics: metrics})
 	if err != nil {
 		return err
 	}
-	if err := istiod.Run(ctx); err != nil {
-		return &runError{err}
+
+	// Lines are written until everything else has ended.
+	var lines lifecycle.Group
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	lines.Go(writing, "log", func(ctx context.Context) { err = queue.Run(ctx) })
+	failed := istiod.Run(ctx)
+	stop()
+	lines.Wait()
+	if failed != nil {
+		return &runError{failed}
+	}
+	if err != nil {
+		return &runError{fmt.Errorf("write the log: %w", err)}
 	}
 	return nil
 }

@@ -1,8 +1,13 @@
 package lab
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -84,4 +89,45 @@ func tableRoutes() ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// ProxyListeners lists the ports of a proxy that something listens on in the
+// pod's namespace now.
+func (p *Pod) ProxyListeners() (ports []int, err error) {
+	err = p.NetNS.Do(func() error {
+		// /proc/net would be the namespace of the process, not of this thread.
+		for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, port := range listeningPorts(raw) {
+				if slices.Contains([]int{15001, 15006, 15008, 15053}, port) {
+					ports = append(ports, port)
+				}
+			}
+		}
+		return nil
+	})
+	return ports, err
+}
+
+// listening is the state LISTEN in /proc/net/tcp. Source: tcp_states.h of Linux.
+const listening = "0A"
+
+// listeningPorts takes the ports in state LISTEN out of /proc/net/tcp.
+func listeningPorts(raw []byte) []int {
+	var ports []int
+	lines := bufio.NewScanner(bytes.NewReader(raw))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text()) // sl local_address rem_address st ...
+		if len(fields) < 4 || fields[3] != listening {
+			continue
+		}
+		_, hexPort, _ := strings.Cut(fields[1], ":")
+		if port, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
+			ports = append(ports, int(port))
+		}
+	}
+	return ports
 }

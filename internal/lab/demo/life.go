@@ -62,14 +62,11 @@ func rotation(ctx context.Context, l *lab.Lab) (string, error) {
 // changes a policy that nobody can hear of, and starts it again.
 func istiodAway(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	web, ledger := l.Pod("shop", "web"), l.Pod("bank", "ledger")
-	live, err := web.Begin(ctx, labapp.Request{Do: labapp.DoWatch, Address: ledger.At(labapp.TickerPort).String()})
+	live, err := hold(ctx, web, ledger)
 	if err != nil {
 		return "", err
 	}
 	defer live.Close()
-	if r, err := live.Next(ctx); err != nil || r.Done {
-		return "", errors.Join(err, fmt.Errorf("the connection was not made: %s", r.Error))
-	}
 	if err := l.StopIstiod(); err != nil {
 		return "", err
 	}
@@ -83,16 +80,11 @@ func istiodAway(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	for {
-		r, err := live.Next(ctx)
-		if err != nil {
-			return "", fmt.Errorf("a policy that was written meanwhile is not in force 5 s after istiod-lite is back: %w", err)
-		}
-		if r.Done {
-			return fmt.Sprintf("%d new connections and the live one went on; the policy written meanwhile cut it %v after istiod-lite was back",
-				newConns, time.Since(start).Round(time.Millisecond)), nil
-		}
+	if _, err := untilDone(ctx, live); err != nil {
+		return "", fmt.Errorf("a policy that was written meanwhile is not in force 5 s after istiod-lite is back: %w", err)
 	}
+	return fmt.Sprintf("%d new connections and the live one went on; the policy written meanwhile cut it %v after istiod-lite was back",
+		newConns, time.Since(start).Round(time.Millisecond)), nil
 }
 
 // carryOn makes new connections of several pods and wants the live one to tick
@@ -184,5 +176,14 @@ func leaveMesh(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	if err := untilAnswer(ctx, l.Pod("shop", "web"), cart); err != nil {
 		return "", fmt.Errorf("to the pod outside of the mesh: %w", err)
 	}
-	return fmt.Sprintf("%v: %d rules and routes before, 0 after; it calls and is called without the mesh", cart, len(before)), nil
+	if err := until(ctx, time.Second, "the proxy's sockets in the pod are closed", func(context.Context) error {
+		ports, err := cart.ProxyListeners()
+		if err == nil && len(ports) > 0 {
+			err = fmt.Errorf("it still listens on %v", ports)
+		}
+		return err
+	}); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%v: %d tables, rules and routes before, 0 after, no socket of the proxy; it calls and is called without the mesh", cart, len(before)), nil
 }

@@ -47,6 +47,22 @@ spec:
         principals: ["cluster.local/ns/shop/sa/web"]
 `
 
+const denyShop = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: no-shop
+  namespace: bank
+spec:
+  selector:
+    matchLabels:
+      app: ledger
+  action: DENY
+  rules:
+  - from:
+    - source:
+        namespaces: ["shop"]
+`
+
 const strictBank = `apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata:
@@ -193,16 +209,17 @@ const cutWithin = time.Second
 // liveCut holds connections to a ticker, across nodes and on one node, and
 // changes the policy under them.
 func liveCut(ctx context.Context, l *lab.Lab) (evidence string, err error) {
-	web, ledger := l.Pod("shop", "web"), l.Pod("bank", "ledger")
-	live, err := web.Begin(ctx, labapp.Request{Do: labapp.DoWatch, Address: ledger.At(labapp.TickerPort).String(), Timeout: 3 * time.Second})
-	if err != nil {
-		return "", err
+	ledger := l.Pod("bank", "ledger")
+	var live []*lab.Session
+	for _, from := range []*lab.Pod{l.Pod("shop", "web"), l.Pod("shop", "cart")} {
+		s, err := hold(ctx, from, ledger)
+		if err != nil {
+			return "", err
+		}
+		defer s.Close()
+		live = append(live, s)
 	}
-	defer live.Close()
-	if r, err := live.Next(ctx); err != nil || r.Done {
-		return "", errors.Join(err, fmt.Errorf("the connection was not made: %s", r.Error))
-	}
-	undo, err := applyPolicy(ctx, l, "policy-no-web", denyWeb)
+	undo, err := applyPolicy(ctx, l, "policy-no-shop", denyShop)
 	if err != nil {
 		return "", err
 	}
@@ -210,14 +227,39 @@ func liveCut(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, cutWithin)
 	defer cancel()
-	for {
-		r, err := live.Next(ctx)
+	var took []string
+	for _, s := range live {
+		r, err := untilDone(ctx, s)
 		if err != nil {
 			return "", fmt.Errorf("the connection lives on %v after the policy came: %w", cutWithin, err)
 		}
-		if r.Done {
-			return fmt.Sprintf("%v -> %v cut %v after the manifest was written (%s, %d lines had come)",
-				web, ledger, time.Since(start).Round(time.Millisecond), r.Ended, r.Ticks), nil
+		took = append(took, fmt.Sprintf("%v (%s)", time.Since(start).Round(time.Millisecond), r.Ended))
+	}
+	return "connections across nodes and on one node cut after the manifest was written: " + strings.Join(took, ", "), nil
+}
+
+// hold makes a connection to the ticker of a pod and waits for its first line.
+func hold(ctx context.Context, from, to *lab.Pod) (*lab.Session, error) {
+	s, err := from.Begin(ctx, labapp.Request{Do: labapp.DoWatch, Address: to.At(labapp.TickerPort).String(), Timeout: 3 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Next(ctx)
+	if err == nil && r.Done {
+		err = errors.New(r.Error)
+	}
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("no connection from %v to %v: %w", from, to, err)
+	}
+	return s, nil
+}
+
+// untilDone reads the lines of a client until its last one.
+func untilDone(ctx context.Context, s *lab.Session) (labapp.Reply, error) {
+	for {
+		if r, err := s.Next(ctx); err != nil || r.Done {
+			return r, err
 		}
 	}
 }

@@ -133,6 +133,8 @@ type node struct {
 	sock  string
 	z     *proxy
 
+	stopAgent func()
+
 	mu   sync.Mutex
 	pods map[string]*pod // that the agent tells of
 }
@@ -161,7 +163,8 @@ func (m *mesh) node(name string, tune ...func(*ztunnel.Config)) *node {
 			m.t.Errorf("agent of %s: %v", name, err)
 		}
 	})
-	m.t.Cleanup(func() { cancel(); agent.Wait() })
+	n.stopAgent = func() { cancel(); agent.Wait() }
+	m.t.Cleanup(n.stopAgent)
 	m.nodes[name] = n
 	n.z = n.start(tune...)
 	n.z.ready(m.t)

@@ -101,6 +101,14 @@ status:
 // enrol does what the agent does: rules, ztunnel, annotation, in that order.
 func (p *pod) enrol() {
 	p.m.t.Helper()
+	p.add()
+	p.tell(true)
+	p.m.settled(p)
+}
+
+// add does the same, but tells the control plane nothing.
+func (p *pod) add() {
+	p.m.t.Helper()
 	applyRules(p.m.t, p.ns)
 	p.n.mu.Lock()
 	p.n.pods[p.uid] = p
@@ -110,8 +118,6 @@ func (p *pod) enrol() {
 	if err := p.n.agent.Add(ctx, p.zds()); err != nil {
 		p.m.t.Fatalf("enrol %s: %v", p.name, err)
 	}
-	p.tell(true)
-	p.m.settled(p)
 }
 
 // settled waits until every ztunnel knows that p is enrolled.

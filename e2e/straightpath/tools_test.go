@@ -109,6 +109,9 @@ type dump struct {
 	Certificates []struct {
 		Identity string `json:"identity"`
 		State    string `json:"state"`
+		Chain    []struct {
+			Serial string `json:"serialNumber"`
+		} `json:"certChain"`
 	} `json:"certificates"`
 }
 

@@ -1,0 +1,350 @@
+package straightpath
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/ztunnel"
+)
+
+// The certificate of a pod is there before its first connection, and forgotten
+// when the last pod of its identity has gone.
+func TestPrefetchForgetCerts(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1")
+	a, b := m.pod(n1, "a"), m.pod(n1, "b")
+	for _, p := range []*pod{a, b} {
+		p.account = "shared"
+		p.tell(false)
+		p.enrol()
+	}
+	state := func() string {
+		for _, c := range n1.z.dump(t).Certificates {
+			if strings.HasSuffix(c.Identity, "/sa/shared") {
+				return c.State
+			}
+		}
+		return "none"
+	}
+	want := func(what, want string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			if got := state(); got != want {
+				return fmt.Errorf("it is %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	want("certificate without a connection", "Available")
+	a.leave()
+	want("certificate while another pod needs it", "Available")
+	b.leave()
+	want("certificate after the last pod", "none")
+}
+
+// Certificates are renewed under a running transfer: nothing is lost, and what
+// is new uses the new one.
+func TestCertificateRotationUnderTransfer(t *testing.T) {
+	for _, hop := range []string{"local", "tunnel"} {
+		t.Run(hop, func(t *testing.T) {
+			m := newMesh(t)
+			short := func(c *ztunnel.Config) { c.CA.SecretTTL, c.Tunnel.EncryptLocal = 4*time.Second, hop == "tunnel" }
+			n1 := m.node("n1", short)
+			client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
+			server.echo(80)
+			c := client.connect(server.addr(80))
+			first := n1.z.serials(t)
+			eventually(t, "both certificates were renewed twice", func() error {
+				c.wantEcho(fmt.Sprint(rand.Uint64()))
+				n := client.connect(server.addr(80))
+				n.wantEcho("new connection")
+				n.Close()
+				now := n1.z.serials(t)
+				for id, s := range first {
+					if now[id] == s {
+						return fmt.Errorf("%s has its first certificate", id)
+					}
+				}
+				return nil
+			})
+			if cut := n1.z.log.access(`error="`); len(cut) > 0 {
+				t.Errorf("connections broke: %s", cut)
+			}
+		})
+	}
+}
+
+// serials are the serial numbers of the certificates, by identity.
+func (p *proxy) serials(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, c := range p.dump(t).Certificates {
+		if len(c.Chain) > 0 {
+			out[c.Identity] = c.Chain[0].Serial
+		}
+	}
+	return out
+}
+
+// The control plane is away: what lives goes on, what is new works, and a new
+// pod may call others because the agent has told of it.
+func TestControlPlaneAway(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1")
+	client, server, outside := m.enrolled(n1, "client"), m.enrolled(n1, "server"), m.pod(nil, "outside")
+	server.echo(80)
+	outside.echo(80)
+	live := client.connect(server.addr(80))
+	live.wantEcho("before")
+	m.stopControlPlane()
+
+	live.wantEcho("goes on")
+	client.connect(server.addr(80)).wantEcho("new")
+	fresh := m.pod(nil, "fresh")
+	fresh.n = n1
+	fresh.add()
+	fresh.connect(outside.addr(80)).wantEcho("the agent's word is enough to call others")
+	n1.z.wantAccess(t, `direction="outbound"`, `src.workload="fresh"`, "connection opened")
+
+	m.startControlPlane(m.address)
+	fresh.tell(true)
+	m.settled(fresh)
+	fresh.connect(server.addr(80)).wantEcho("caught up")
+	n1.z.wantAccess(t, `direction="inbound"`, `src.workload="fresh"`, `sa/fresh`)
+}
+
+// A pod that the control plane does not know gets nothing in: the caller waits,
+// and is refused after 5 s.
+func TestUnknownPodTakesNothingIn(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1")
+	outside, fresh := m.pod(nil, "outside"), m.pod(nil, "fresh")
+	fresh.n = n1
+	fresh.echo(80)
+	fresh.add()
+	start := time.Now()
+	outside.wantRefused(fresh.addr(80))
+	if took := time.Since(start); took < 4*time.Second || took > 8*time.Second {
+		t.Errorf("refused after %v, want 5s", took)
+	}
+	n1.z.wantAccess(t, "the control plane does not know this pod")
+	// One that becomes known in time lets the caller in.
+	told := time.AfterFunc(time.Second, func() { fresh.tell(true) })
+	defer told.Stop()
+	outside.connect(fresh.addr(80)).wantEcho("just in time")
+}
+
+// A second ztunnel takes over from the first while both have the pods' ports.
+func TestTwoZtunnelsOverlap(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1", func(c *ztunnel.Config) { c.Drain = time.Hour })
+	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
+	server.echo(80)
+	old := client.connect(server.addr(80))
+	first := n1.z
+	n1.z = n1.start()
+	n1.z.ready(t)
+	first.stop()
+	eventually(t, "the first one takes no more", func() error {
+		c, err := client.tryConnect(server.addr(80))
+		if err != nil {
+			return err
+		}
+		c.Close()
+		if len(n1.z.log.access(`direction="outbound"`, "connection complete")) == 0 {
+			return errors.New("the second one has carried nothing")
+		}
+		return nil
+	})
+	for range 20 {
+		c := client.connect(server.addr(80))
+		c.wantEcho("no connection is lost")
+		c.Close()
+	}
+	old.wantEcho("the first one still carries what it has")
+	old.Close()
+	<-first.done
+}
+
+// ztunnel is killed and comes back: pods work again by the agent's snapshot.
+func TestZtunnelRestart(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1", func(c *ztunnel.Config) { c.Drain = time.Millisecond })
+	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
+	server.echo(80)
+	c := client.connect(server.addr(80))
+	n1.z.stop()
+	c.wantReset()
+	<-n1.z.done
+	start := time.Now()
+	n1.z = n1.start()
+	eventually(t, "pods work again", func() error {
+		c, err := client.tryConnect(server.addr(80))
+		if err == nil {
+			c.wantEcho("again")
+		}
+		return err
+	})
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("pods work again after %v, want within 2s", took)
+	}
+}
+
+// An application has taken a port of the mesh in its pod: the agent is told, we
+// are not ready, and the pod is tried again until it works.
+func TestBindConflictInPod(t *testing.T) {
+	for _, port := range []uint16{15001, 15006, 15008} {
+		t.Run(fmt.Sprint(port), func(t *testing.T) {
+			t.Parallel()
+			m := newMesh(t)
+			n1 := m.node("n1")
+			client, server := m.pod(n1, "client"), m.pod(n1, "server")
+			server.echo(80)
+			squatter := client.squat(t, port)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			applyRules(t, client.ns)
+			if err := n1.agent.Add(ctx, client.zds()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+				t.Fatalf("the agent was told %v, want that the address is in use", err)
+			}
+			if pending := n1.z.Ready(); len(pending) != 1 || !strings.Contains(pending[0], "shop/client") {
+				t.Errorf("pending: %q, want the pod", pending)
+			}
+			if n := n1.z.metric(t, "workload_manager_pending_proxy_count"); n != 1 {
+				t.Errorf("%v pending pods in the metrics, want 1", n)
+			}
+			squatter.Close()
+			n1.z.ready(t)
+			client.connect(server.addr(80)).wantEcho("served after all")
+		})
+	}
+}
+
+// squat listens on a port of the mesh, alone.
+func (p *pod) squat(t *testing.T, port uint16) net.Listener {
+	t.Helper()
+	l, err := p.ns.Listen(t.Context(), "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), port),
+		netns.SocketOptions{NoMark: true, Exclusive: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// The admin port is taken: no start.
+func TestBindConflictOfAdmin(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log, err := telemetry.NewLogger(telemetry.LogConfig{}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{"admin", "stats", "readiness"} {
+		cfg := ztunnel.Config{
+			XDS:    ztunnel.Upstream{Address: "https://127.0.0.1:1", RootCA: "SYSTEM"},
+			CA:     ztunnel.Upstream{Address: "https://127.0.0.1:1", RootCA: "SYSTEM"},
+			Listen: ztunnel.Listen{Admin: "127.0.0.1:0", Stats: "127.0.0.1:0", Readiness: "127.0.0.1:0"},
+		}
+		switch where {
+		case "admin":
+			cfg.Listen.Admin = l.Addr().String()
+		case "stats":
+			cfg.Listen.Stats = l.Addr().String()
+		default:
+			cfg.Listen.Readiness = l.Addr().String()
+		}
+		z, err := ztunnel.New(cfg, ztunnel.Deps{Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+			t.Errorf("%s: Run = %v, want that the address is in use", where, err)
+		}
+	}
+}
+
+// Readiness comes with the first picture and the first snapshot, and goes with
+// the agent.
+func TestReadinessTransitions(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1")
+	if got := n1.z.get(t, "readiness", "/healthz/ready"); got != "ready\n" {
+		t.Errorf("readiness says %q, want ready", got)
+	}
+	n1.stopAgent()
+	eventually(t, "not ready without the agent", func() error {
+		if got := n1.z.get(t, "readiness", "/healthz/ready"); !strings.Contains(got, "CNI agent") {
+			return fmt.Errorf("readiness says %q", got)
+		}
+		return nil
+	})
+}
+
+// Much data, both ways at once, arrives as it was sent, on every path.
+func TestBulkBothWays(t *testing.T) {
+	for _, path := range []string{"local", "tunnel", "plaintext", "passthrough"} {
+		t.Run(path, func(t *testing.T) {
+			client, server := pairOn(t, path)
+			const size = 32 << 20
+			sum := func(seed uint64) (io.Reader, [32]byte) {
+				data := make([]byte, size)
+				src := rand.NewChaCha8([32]byte{byte(seed)})
+				_, _ = src.Read(data)
+				return strings.NewReader(string(data)), sha256.Sum256(data)
+			}
+			up, upSum := sum(1)
+			down, downSum := sum(2)
+			got := make(chan [32]byte, 1)
+			server.serve(80, func(c *net.TCPConn) {
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					_, _ = io.Copy(c, down)
+					_ = c.CloseWrite()
+				}()
+				h := sha256.New()
+				_, _ = io.Copy(h, c)
+				<-done
+				got <- [32]byte(h.Sum(nil))
+			})
+			c, err := client.dial(server.addr(80))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = io.Copy(c, up)
+				_ = c.CloseWrite()
+			}()
+			h := sha256.New()
+			if _, err := io.Copy(h, c); err != nil {
+				t.Errorf("read: %v", err)
+			}
+			<-done
+			if [32]byte(h.Sum(nil)) != downSum {
+				t.Error("what the client got is not what the server sent")
+			}
+			if <-got != upSum {
+				t.Error("what the server got is not what the client sent")
+			}
+		})
+	}
+}

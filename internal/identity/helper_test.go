@@ -177,7 +177,7 @@ func handshake(t testing.TB, server, client *tls.Config) (s, c end) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	done := make(chan end)
 	go func() {

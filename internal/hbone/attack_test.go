@@ -310,7 +310,7 @@ func TestAttacks(t *testing.T) {
 	for _, tt := range attacks {
 		t.Run(tt.name, func(t *testing.T) {
 			budget := NewBudget(64 << 20)
-			n := newNode(t, nodeConfig{server: ServerConfig{Handle: attacked, Budget: budget}})
+			n := newNode(t, nodeConfig{server: ServerConfig{Handle: attacked, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond}}})
 			victim := n.open("10.0.0.2:80")
 			wantEcho(t, victim)
 			settle := measure(t, budget)
@@ -423,7 +423,7 @@ func TestAttackBeforeTheHandshake(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			budget := NewBudget(0)
-			n := newNode(t, nodeConfig{server: ServerConfig{Limits: quick, Budget: budget}})
+			n := newNode(t, nodeConfig{server: ServerConfig{Limits: quick, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond}}})
 			victim := n.open("10.0.0.2:80")
 			wantEcho(t, victim)
 			settle := measure(t, budget)

@@ -190,7 +190,7 @@ func (c *conn) loseStreams(err error) {
 // sends is thrown away, because closing a socket with unread bytes would also
 // destroy what we sent.
 func (c *conn) sayWhy(ce *ConnError) {
-	deadline := time.Now().Add(lingerTime)
+	deadline := time.Now().Add(c.cfg.linger)
 	c.rec.Conn.SetDeadline(deadline)
 	c.mu.Lock()
 	c.enqueueGoAway(c.life.lastPeer, ce.Code, ce.Error())

@@ -194,7 +194,6 @@ func newLarger(budget *Budget, n int) *buffer {
 // park gives back what a waiting connection need not hold.
 func (c *conn) park() {
 	p := &c.in
-	p.class = record
 	switch n := p.buf.len(); {
 	case n == 0:
 		p.buf.free()

@@ -206,12 +206,51 @@ func (c *conn) push() {
 	}
 }
 
-// kick has what is queued written by others: for goroutines that must not wait
-// for the peer's socket.
+// kick writes what is queued as far as the socket takes it at once; a helper
+// writes the rest. It is for goroutines that must not wait for the peer.
 func (c *conn) kick() {
-	if c.seizeFree() {
+	if !c.seizeFree() {
+		return
+	}
+	c.mu.Lock()
+	small := c.send.queued <= sendPiece
+	c.mu.Unlock()
+	if !small || c.drainNow() {
 		c.handQueue()
 	}
+}
+
+// drainNow writes the queue without waiting. The caller is the writer, and
+// still is when more is true.
+func (c *conn) drainNow() (more bool) {
+	w := &c.send
+	c.mu.Lock()
+	frames, n := w.queue, w.queued
+	w.queue, w.spare = w.spare, nil
+	c.mu.Unlock()
+	err := c.encrypt(frames, n)
+	done := false
+	if err == nil {
+		done, err = c.rec.flushNow()
+	}
+	if err != nil {
+		c.writeFailed(err)
+		return false
+	}
+	c.bytesSent.Add(uint64(n))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.spare = frames[:0]
+	if !done {
+		w.queued -= n // the rest is no longer counted: it is small
+		return true
+	}
+	c.written(n, false)
+	if len(w.queue) > 0 {
+		return true
+	}
+	c.release()
+	return false
 }
 
 // handQueue lets a helper write the queue. The caller is the writer.

@@ -172,6 +172,8 @@ type Tuning struct {
 	// StallTime is how long the peer's socket may take nothing while we have
 	// something for it. Zero means 20 s.
 	StallTime time.Duration
+
+	linger time.Duration // how long a peer that we send away may read why
 }
 
 // withDefaults returns the tuning in force.
@@ -182,6 +184,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.PingInterval = cmp.Or(t.PingInterval, 10*time.Second)
 	t.PingTimeout = cmp.Or(t.PingTimeout, 20*time.Second)
 	t.StallTime = cmp.Or(t.StallTime, 20*time.Second)
+	t.linger = cmp.Or(t.linger, lingerTime)
 	return t
 }
 

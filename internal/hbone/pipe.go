@@ -174,7 +174,6 @@ func (p *pipe) readSome(fd uintptr) bool {
 	b.free()
 	s.refund(grant)
 	if err == syscall.EAGAIN {
-		p.class = record
 		return false
 	}
 	if p.err = err; err == nil {

@@ -51,11 +51,12 @@ type recordConn struct {
 	gather bool    // set once, after the handshake
 
 	// Owned by the one who flushes.
-	rest    []byte
-	restErr error
-	waits   time.Time     // when the socket first took no more in this flush
-	waited  time.Duration // how long the last flush waited for the socket
-	writeFn func(fd uintptr) bool
+	leaving             *buffer // being written; nil when nothing is
+	rest                []byte  // of leaving
+	restErr             error
+	waits               time.Time     // when the socket first took no more in this flush
+	waited              time.Duration // how long the last flush waited for the socket
+	writeFn, writeNowFn func(fd uintptr) bool
 
 	stalled atomic.Int64 // since when the socket takes nothing, in Unix ns; 0: it does
 }
@@ -68,7 +69,7 @@ func newRecordConn(conn net.Conn, budget *Budget) *recordConn {
 			r.raw = raw
 		}
 	}
-	r.readFn, r.writeFn = r.readSome, r.writeSome
+	r.readFn, r.writeFn, r.writeNowFn = r.readSome, r.writeSome, r.writeNow
 	return r
 }
 
@@ -162,7 +163,6 @@ func (r *recordConn) readSome(fd uintptr) bool {
 	}
 	b.free()
 	if err == syscall.EAGAIN {
-		r.inClass = record
 		return false
 	}
 	if err == nil {
@@ -239,31 +239,72 @@ func plainRoom(free int) int {
 
 // flush writes what was gathered. One goroutine at a time calls it.
 func (r *recordConn) flush() error {
-	r.mu.Lock()
-	b := r.out
-	r.out = nil
-	r.mu.Unlock()
-	if b == nil {
-		return nil
+	for {
+		if _, err := r.write(r.writeFn); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		empty := r.out == nil
+		r.mu.Unlock()
+		if empty {
+			return nil
+		}
 	}
-	defer b.free()
+}
+
+// flushNow writes what the socket takes at once. Unless done, flush has to
+// write the rest.
+func (r *recordConn) flushNow() (done bool, err error) {
+	if r.raw == nil {
+		return false, nil
+	}
+	return r.write(r.writeNowFn)
+}
+
+// write writes with fn what was gathered, or the rest of it.
+func (r *recordConn) write(fn func(fd uintptr) bool) (done bool, err error) {
+	r.waited = 0
+	if r.leaving == nil {
+		r.mu.Lock()
+		r.leaving, r.out = r.out, nil
+		r.mu.Unlock()
+		if r.leaving == nil {
+			return true, nil
+		}
+		r.rest = r.leaving.bytes()
+	}
 	if r.raw == nil {
 		r.stalled.Store(time.Now().UnixNano())
-		_, err := r.Conn.Write(b.bytes())
+		_, err = r.Conn.Write(r.rest)
 		r.stalled.Store(0)
-		return err
+		r.rest = nil
+	} else {
+		r.restErr, r.waits = nil, time.Time{}
+		if err = r.raw.Write(fn); err == nil {
+			err = r.restErr
+		}
+		if !r.waits.IsZero() {
+			r.waited = time.Since(r.waits)
+			r.stalled.Store(0)
+		}
 	}
-	r.rest, r.restErr, r.waits, r.waited = b.bytes(), nil, time.Time{}, 0
-	err := r.raw.Write(r.writeFn)
+	if len(r.rest) > 0 && err == nil {
+		return false, nil
+	}
 	r.rest = nil
-	if !r.waits.IsZero() {
-		r.waited = time.Since(r.waits)
-		r.stalled.Store(0)
+	r.leaving.free()
+	r.leaving = nil
+	return true, err
+}
+
+// writeNow writes once to the socket.
+func (r *recordConn) writeNow(fd uintptr) bool {
+	n, err := writeFD(fd, r.rest)
+	r.rest = r.rest[n:]
+	if err != nil && err != syscall.EAGAIN {
+		r.restErr = err
 	}
-	if err != nil {
-		return err
-	}
-	return r.restErr
+	return true
 }
 
 // writeSome writes to the socket until it takes no more.

@@ -55,7 +55,7 @@ func InteropLines() []Line {
 		{"back", "node 2 to node 1: the same", back},
 		{"deny", "a DENY rule keeps out whom it names, and says so", denyRule},
 		{"half-close", "a client that ends first still gets its answer", halfClose},
-		{"live-cut", "a policy change cuts a live connection within 1 s", liveCut},
+		{"live-cut", "a policy change cuts a live connection within 1 s", liveCutByNamespace},
 	}
 }
 

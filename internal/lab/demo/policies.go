@@ -206,9 +206,35 @@ func refused(ctx context.Context, from, to *lab.Pod) (lab.AccessLine, error) {
 // cutWithin is the promise of liveCut.
 const cutWithin = time.Second
 
-// liveCut holds connections to a ticker, across nodes and on one node, and
-// changes the policy under them.
-func liveCut(ctx context.Context, l *lab.Lab) (evidence string, err error) {
+// denyShopInBank is denyShop for the whole namespace.
+const denyShopInBank = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: no-shop
+  namespace: bank
+spec:
+  action: DENY
+  rules:
+  - from:
+    - source:
+        namespaces: ["shop"]
+`
+
+// liveCut changes the policies of a workload under its connections.
+func liveCut(ctx context.Context, l *lab.Lab) (string, error) {
+	return cutBy(ctx, l, denyShop)
+}
+
+// liveCutByNamespace changes those of a namespace: the Rust ztunnel evaluates a
+// live connection with the workload as it was when the connection began, so a
+// policy that the workload names only since then does not cut there.
+func liveCutByNamespace(ctx context.Context, l *lab.Lab) (string, error) {
+	return cutBy(ctx, l, denyShopInBank)
+}
+
+// cutBy holds connections to a ticker, across nodes and on one node, and adds a
+// policy under them.
+func cutBy(ctx context.Context, l *lab.Lab, policy string) (evidence string, err error) {
 	ledger := l.Pod("bank", "ledger")
 	var live []*lab.Session
 	for _, from := range []*lab.Pod{l.Pod("shop", "web"), l.Pod("shop", "cart")} {
@@ -219,7 +245,7 @@ func liveCut(ctx context.Context, l *lab.Lab) (evidence string, err error) {
 		defer s.Close()
 		live = append(live, s)
 	}
-	undo, err := applyPolicy(ctx, l, "policy-no-shop", denyShop)
+	undo, err := applyPolicy(ctx, l, "policy-no-shop", policy)
 	if err != nil {
 		return "", err
 	}

@@ -228,14 +228,14 @@ func TestSubscriptionToEverythingLater(t *testing.T) {
 func TestLargePictureComesInParts(t *testing.T) {
 	m := newMesh(t, discovery.Config{})
 	var events []model.Event
-	for i := range 6000 {
+	for i := range 2500 {
 		events = append(events, pod(fmt.Sprintf("pod-with-a-long-name-%01000d", i), "n1", fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)))
 	}
 	m.push(events...)
 	c := m.connect()
 	c.subscribe()
 	largest, parts := 0, 0
-	for len(c.held[address]) < 6000 {
+	for len(c.held[address]) < 2500 {
 		largest = max(largest, proto.Size(c.next("a part")))
 		parts++
 	}
@@ -257,7 +257,7 @@ func TestLargePictureComesInParts(t *testing.T) {
 // gets the newest state of each, once.
 func TestSlowClient(t *testing.T) {
 	m := newMesh(t, discovery.Config{})
-	const pods, rounds = 500, 30
+	const pods, rounds = 300, 20
 	state := func(round int) []model.Event {
 		var events []model.Event
 		for i := range pods {

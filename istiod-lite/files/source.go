@@ -65,7 +65,7 @@ func New(dir string, log *zap.Logger) *Source {
 		told:    map[model.Key]decoded{},
 		decoded: map[*yamldir.File][]decoded{},
 		places:  map[model.Key]string{},
-		report:  Report{Dir: dir},
+		report:  Report{Dir: dir, Refused: []Refused{}, Ignored: []Ignored{}},
 	}
 	s.reader = yamldir.NewReader(yamldir.Config{Dir: dir, Check: s.check})
 	return s
@@ -176,7 +176,7 @@ func (s *Source) differences(objects map[model.Key]decoded) []model.Event {
 
 // publish updates the report and logs what is new in it.
 func (s *Source) publish(set yamldir.Set, objects map[model.Key]decoded) {
-	report := Report{Dir: s.dir, Files: len(set.Files), Objects: len(objects)}
+	report := Report{Dir: s.dir, Files: len(set.Files), Objects: len(objects), Refused: []Refused{}, Ignored: []Ignored{}}
 	for _, e := range set.Refused {
 		report.Refused = append(report.Refused, Refused{File: e.File, Line: e.Line, Object: e.Object, Reason: e.Err.Error()})
 	}

@@ -95,7 +95,7 @@ func (b *Board) Conditions() []Condition {
 
 // Ready says why the process is not ready; nothing when it is.
 func (b *Board) Ready() []string {
-	var reasons []string
+	reasons := []string{}
 	for _, check := range b.cfg.Checks {
 		if err := check.Fn(); err != nil {
 			reasons = append(reasons, check.Name+": "+err.Error())

@@ -202,15 +202,16 @@ func (c *Client) find(typeURL string) *subscribed {
 	return nil
 }
 
-// record remembers which versions are held after a response. A rejected resource
-// is left out even if an older value of it is still in force: the control plane
-// then sends it again after a reconnect.
+// record remembers which versions are held after a response. Of a rejected
+// resource no version is listed after a reconnect, so that it comes again; its
+// name is, when an older value is still in force, so that its removal comes too.
 func (t *subscribed) record(r *discoveryv3.DeltaDiscoveryResponse, rejected map[string]error) {
 	for _, res := range r.GetResources() {
-		if _, bad := rejected[res.GetName()]; bad {
-			delete(t.versions, res.GetName())
-		} else {
-			t.versions[res.GetName()] = res.GetVersion()
+		name := res.GetName()
+		if _, bad := rejected[name]; !bad {
+			t.versions[name] = res.GetVersion()
+		} else if _, held := t.versions[name]; held {
+			t.versions[name] = ""
 		}
 	}
 	for _, name := range r.GetRemovedResources() {

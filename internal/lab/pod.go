@@ -190,7 +190,8 @@ func (l *Lab) JoinMesh(ctx context.Context, p *Pod) error {
 	return errors.Join(l.WritePod(p), l.recordPods())
 }
 
-// waitRules waits until a pod has redirection rules or has none.
+// waitRules waits until a pod is enrolled, with redirection rules and a proxy
+// that listens, or has no rule.
 func (l *Lab) waitRules(ctx context.Context, p *Pod, want bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -199,7 +200,13 @@ func (l *Lab) waitRules(ctx context.Context, p *Pod, want bool) error {
 		if err != nil {
 			return err
 		}
-		if (len(rules) > 0) == want {
+		ports, err := p.ProxyListeners()
+		if err != nil {
+			return err
+		}
+		// The agent asks ztunnel after it has written the rules, and takes the
+		// pod from ztunnel after it has removed them.
+		if want && len(rules) > 0 && servedBy(ports) || !want && len(rules) == 0 {
 			return nil
 		}
 		if lifecycle.Sleep(ctx, 10*time.Millisecond) != nil {

@@ -91,6 +91,19 @@ func tableRoutes() ([]string, error) {
 	return found, nil
 }
 
+// Ports of a proxy in a pod: outbound, plaintext inbound, tunnels, DNS.
+const (
+	portOutbound  = 15001
+	portPlaintext = 15006
+	portTunnel    = 15008
+	portDNS       = 15053
+)
+
+// servedBy reports whether a proxy that listens on ports serves a pod.
+func servedBy(ports []int) bool {
+	return slices.Contains(ports, portOutbound) && slices.Contains(ports, portPlaintext) && slices.Contains(ports, portTunnel)
+}
+
 // ProxyListeners lists the ports of a proxy that something listens on in the
 // pod's namespace now.
 func (p *Pod) ProxyListeners() (ports []int, err error) {
@@ -102,7 +115,7 @@ func (p *Pod) ProxyListeners() (ports []int, err error) {
 				return err
 			}
 			for _, port := range listeningPorts(raw) {
-				if slices.Contains([]int{15001, 15006, 15008, 15053}, port) {
+				if slices.Contains([]int{portOutbound, portPlaintext, portTunnel, portDNS}, port) {
 					ports = append(ports, port)
 				}
 			}

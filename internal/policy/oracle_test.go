@@ -192,7 +192,9 @@ func FuzzCompile(f *testing.F) {
 			if err != nil {
 				f.Fatal(err)
 			}
-			f.Add(raw, uint64(7))
+			if len(raw) < 1<<10 { // long ones only slow the search down
+				f.Add(raw, uint64(7))
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, seed uint64) {
@@ -200,12 +202,11 @@ func FuzzCompile(f *testing.F) {
 		if proto.Unmarshal(raw, &a) != nil {
 			return
 		}
+		a.Namespace = "shop" // as compare expects; it does not decide
 		p, err := policy.Compile(&a)
 		if err != nil {
 			return
 		}
-		a.Namespace = "shop" // as compare expects; it does not decide
-		p, _ = policy.Compile(&a)
 		if p.Name() != "shop/"+a.Name {
 			t.Fatalf("Name = %q of %v", p.Name(), &a)
 		}

@@ -232,7 +232,7 @@ func (s stock) service() *pbService {
 func TestStoreEqualsOracle(t *testing.T) {
 	s := stock{rand.New(rand.NewPCG(5, 6))}
 	answers := map[string]int{}
-	for range 150 {
+	for range 60 {
 		store, want := newStore(), naive{}
 		for range 25 {
 			var batch resources

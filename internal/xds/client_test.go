@@ -414,6 +414,24 @@ func TestBackOffFromTenMillisecondsToFifteenSeconds(t *testing.T) {
 	})
 }
 
+func TestBackOffStartsAnewAfterAResponse(t *testing.T) {
+	var a cache
+	waits := make(chan time.Duration, 10)
+	_, sessions := start(t, Config{
+		Subscriptions: []Subscription{a.subscription(typeA)},
+		Events:        Events{Disconnected: func(_ Termination, _ error, _ bool, wait time.Duration) { waits <- wait }},
+	})
+	for range 4 {
+		s := next(t, sessions)
+		s.opened(1)
+		s.send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeA, Nonce: "1"})
+		s.end <- status.Error(codes.Unavailable, "restarting")
+		if wait := <-waits; wait > 13*time.Millisecond {
+			t.Errorf("after a stream that gave a response the wait is %v, want about 10 ms", wait)
+		}
+	}
+}
+
 func TestClassify(t *testing.T) {
 	tests := []struct {
 		err      error

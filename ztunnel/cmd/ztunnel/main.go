@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
@@ -60,6 +61,11 @@ func run(args []string) int {
 		return exitUsage
 	}
 	runtime.GOMAXPROCS(opt.threads)
+	if limit, err := lifecycle.LimitMemory(os.DirFS("/"), os.Environ()); err != nil {
+		log.Zap().Warn("memory limit of the cgroup cannot be read", zap.Error(err))
+	} else if limit > 0 {
+		log.Zap().Info("memory limit", zap.Int64("bytes", limit))
+	}
 	for _, text := range opt.warnings {
 		log.Zap().Warn("setting without effect", zap.String("setting", text))
 	}

@@ -91,6 +91,7 @@ func (r *reader) threads(pc proxyConfig) int {
 	if limit := r.cpu("ZTUNNEL_CPU_LIMIT"); limit > 0 {
 		cores = limit
 	}
+	request, limit := r.cpu("ZTUNNEL_RESOURCE_CPU_REQUEST"), r.cpu("ZTUNNEL_RESOURCE_CPU_LIMIT")
 	if text := r.text("ZTUNNEL_WORKER_THREADS", ""); text != "" {
 		n, err := workerThreads(text, cores)
 		if err != nil {
@@ -104,8 +105,8 @@ func (r *reader) threads(pc proxyConfig) int {
 		}
 		return max(*pc.Concurrency, 1)
 	}
-	n := max(2, int(math.Ceil(float64(cores)/4)), r.cpu("ZTUNNEL_RESOURCE_CPU_REQUEST"))
-	if limit := r.cpu("ZTUNNEL_RESOURCE_CPU_LIMIT"); limit > 0 {
+	n := max(2, int(math.Ceil(float64(cores)/4)), request)
+	if limit > 0 {
 		n = min(n, limit)
 	}
 	return max(n, 1)

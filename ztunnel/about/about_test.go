@@ -1,0 +1,85 @@
+package about
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/ztunnel/route"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// web is a workload with all that is told of one.
+func web() *workload.Workload {
+	w := &workload.Workload{}
+	w.Name, w.Namespace, w.ServiceAccount = "web-1", "shop", "web"
+	w.ClusterID, w.Locality = "Kubernetes", workload.Locality{Region: "r", Zone: "z"}
+	w.WorkloadName, w.CanonicalName, w.CanonicalRevision = "web", "web", "v1"
+	return w
+}
+
+// What one end writes, the other end reads.
+func TestRequestHeaderIsReadBack(t *testing.T) {
+	client := netip.MustParseAddrPort("10.0.0.1:4711")
+	svc := &workload.Service{Key: workload.Key{Namespace: "shop", Hostname: "cart.shop.svc.cluster.local"}}
+	got := ParseCaller(RequestHeader(web(), client, svc))
+	if got.Trace == (route.Traceparent{}) {
+		t.Error("no traceparent")
+	}
+	got.Trace = route.Traceparent{}
+	want := Caller{
+		Baggage:   route.BaggageOf(web()),
+		Forwarded: route.Forwarded{For: client, Host: "cart.shop.svc.cluster.local"},
+	}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}
+
+func TestTraceparentsDiffer(t *testing.T) {
+	if newTraceparent() == newTraceparent() {
+		t.Error("two connections have the same traceparent")
+	}
+}
+
+// Who called, as the record says it.
+func TestSource(t *testing.T) {
+	store := workload.NewStore(workload.Config{})
+	caller := ParseCaller(hbone.Header{{Name: "baggage", Value: "k8s.namespace.name=claimed,service.name=said"}})
+	id, err := identity.NewID("cluster.local", "proven", "sa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort("10.0.0.1:4711")
+	tests := []struct {
+		name string
+		peer telemetry.Peer
+		want telemetry.Workload
+	}{
+		{
+			name: "unknown address with identity: its own words, but the namespace that it has proven",
+			peer: telemetry.Peer{Addr: addr, Identity: id},
+			want: telemetry.Workload{Namespace: "proven", CanonicalService: "said"},
+		},
+		{
+			name: "unknown address in plaintext: its own words",
+			peer: telemetry.Peer{Addr: addr},
+			want: telemetry.Workload{Namespace: "claimed", CanonicalService: "said"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Source(store.Snapshot(), "", tt.peer, caller)
+			if got.Workload != tt.want || got.Addr != tt.peer.Addr || got.Identity != tt.peer.Identity {
+				t.Errorf("Source = %+v, want workload %+v", got, tt.want)
+			}
+		})
+	}
+}

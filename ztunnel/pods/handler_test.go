@@ -1,0 +1,181 @@
+package pods
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
+	"github.com/ambit-mesh/ambit/internal/zds"
+)
+
+func TestAdd(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	b.mustAdd("a", ns)
+	b.wantPods("a up")
+	wantListeners(t, ns, true)
+	b.del("a")
+	b.wantPods()
+	wantListeners(t, ns, false)
+	b.wantCount(1, 1)
+}
+
+func TestAddIsIdempotent(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	b.mustAdd("a", ns)
+	b.mustAdd("a", ns)
+	b.wantPods("a up")
+	b.wantCount(1, 0)
+}
+
+func TestAddFailsThenIsRetried(t *testing.T) {
+	b := newBench(t)
+	b.snapshotOf()
+	ns := netnstest.New(t)
+	squatter := squat(t, ns)
+	if err := b.add("a", ns); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Fatalf("Add = %v, want that the address is in use", err)
+	}
+	b.wantPods("a pending")
+	if got := b.ready.Pending(); len(got) != 1 || got[0] != "pod shop/a" {
+		t.Errorf("readiness waits for %q, want the pod", got)
+	}
+	squatter.Close()
+	b.wantPods("a up")
+	if got := b.ready.Pending(); len(got) != 0 {
+		t.Errorf("readiness waits for %q, want nothing", got)
+	}
+	wantListeners(t, ns, true)
+}
+
+func TestAddThenDelBeforeRetry(t *testing.T) {
+	b := newBench(t)
+	b.snapshotOf()
+	ns := netnstest.New(t)
+	squatter := squat(t, ns)
+	if b.add("a", ns) == nil {
+		t.Fatal("Add succeeded on a port that is taken")
+	}
+	b.del("a")
+	squatter.Close()
+	b.wantPods()
+	if got := b.ready.Pending(); len(got) != 0 {
+		t.Errorf("readiness waits for %q, want nothing", got)
+	}
+	b.mustAdd("other", netnstest.New(t)) // by now the retry has passed
+	wantListeners(t, ns, false)
+	b.wantCount(1, 0)
+}
+
+func TestAddAndDelBeforeSnapshot(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	b.mustAdd("a", ns)
+	if got := b.ready.Pending(); len(got) != 1 || got[0] != snapshotTask {
+		t.Errorf("readiness waits for %q, want the snapshot", got)
+	}
+	b.del("a")
+	b.snapshotOf()
+	b.wantPods()
+	if got := b.ready.Pending(); len(got) != 0 {
+		t.Errorf("readiness waits for %q, want nothing", got)
+	}
+}
+
+func TestKeepWithNewSnapshot(t *testing.T) {
+	b := newBench(t)
+	b.mustAdd("a", netnstest.New(t))
+	b.snapshotOf("a")
+	b.Disconnected(errors.New("the agent restarts"))
+	if got := b.ready.Pending(); len(got) != 1 || got[0] != snapshotTask {
+		t.Errorf("without the agent readiness waits for %q, want the snapshot", got)
+	}
+	b.wantPods("a up")
+	if err := b.Keep(t.Context(), "a"); err != nil {
+		t.Errorf("Keep of a pod that is here: %v", err)
+	}
+	if err := b.Keep(t.Context(), "b"); err == nil {
+		t.Error("Keep of a pod that is not here succeeded")
+	}
+	b.snapshotOf("a")
+	b.wantPods("a up")
+	b.wantCount(1, 0)
+	if got := b.ready.Pending(); len(got) != 0 {
+		t.Errorf("readiness waits for %q, want nothing", got)
+	}
+}
+
+func TestMissingInSnapshotIsRemoved(t *testing.T) {
+	b := newBench(t)
+	gone, stays := netnstest.New(t), netnstest.New(t)
+	b.mustAdd("gone", gone)
+	b.mustAdd("stays", stays)
+	b.snapshotOf("stays")
+	b.wantPods("stays up")
+	wantListeners(t, gone, false)
+	wantListeners(t, stays, true)
+}
+
+func TestNewNamespaceRestarts(t *testing.T) {
+	b := newBench(t)
+	before, after := netnstest.New(t), netnstest.New(t)
+	b.mustAdd("a", before)
+	b.mustAdd("a", after)
+	b.wantPods("a up")
+	wantListeners(t, before, false)
+	wantListeners(t, after, true)
+	b.wantCount(2, 1)
+}
+
+func TestMissingWorkloadInfoIsRejected(t *testing.T) {
+	b := newBench(t)
+	clone, err := netnstest.New(t).Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Add(t.Context(), "a", zds.Info{}, clone); err == nil {
+		t.Error("a pod without a name was taken")
+	}
+	b.wantPods()
+}
+
+func TestDelOfUnknownIsNoError(t *testing.T) {
+	b := newBench(t)
+	b.del("nobody")
+	b.wantPods()
+}
+
+// After the end of Run the agent is told so, and nothing is left open.
+func TestAddWhileStopping(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	b.mustAdd("a", ns)
+	b.stop()
+	<-b.done
+	wantListeners(t, ns, false)
+	if err := b.add("b", ns); !errors.Is(err, errStopping) {
+		t.Errorf("Add after the end: %v, want %v", err, errStopping)
+	}
+}
+
+// A listener that somebody closed is opened again.
+func TestBrokenListenerIsServedAnew(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	b.mustAdd("a", ns)
+	b.mu.RLock()
+	x := b.index[subjectOf("a")]
+	b.mu.RUnlock()
+	x.ended(errors.New("the listener is broken"))
+	eventually(t, "the pod was started again", func() error {
+		b.mu.RLock()
+		defer b.mu.RUnlock()
+		if now := b.index[subjectOf("a")]; now == nil || now == x {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	wantListeners(t, ns, true)
+}

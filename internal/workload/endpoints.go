@@ -13,6 +13,7 @@ type endpointSet struct {
 
 	once sync.Once
 	list []*Endpoint // by workload UID; made when first asked for
+	sums []uint64    // of list: the capacities up to and with each; made with it
 }
 
 // with returns the set with ep in it, in place of an older one of its workload.
@@ -47,8 +48,25 @@ func (s *endpointSet) all() []*Endpoint {
 			s.list = append(s.list, ep)
 		}
 		slices.SortFunc(s.list, func(a, b *Endpoint) int { return cmp.Compare(a.Workload.UID, b.Workload.UID) })
+		s.sums = make([]uint64, len(s.list))
+		var sum uint64
+		for i, ep := range s.list {
+			sum += uint64(ep.Workload.Capacity)
+			s.sums[i] = sum
+		}
 	})
 	return s.list
+}
+
+// draw returns a random endpoint, weighted by capacity, or nil when none has
+// any. all must have been called.
+func (s *endpointSet) draw(rand func(n uint64) uint64) *Endpoint {
+	total := s.sums[len(s.sums)-1]
+	if total == 0 {
+		return nil
+	}
+	i, _ := slices.BinarySearch(s.sums, rand(total)+1)
+	return s.list[i]
 }
 
 // Endpoints returns the endpoints that svc may use, by UID: the healthy ones, or

@@ -27,25 +27,14 @@ func (s *Snapshot) Pick(svc *Service, o PickOptions) (w *Workload, port uint16, 
 	if !known && !o.Waypoint {
 		return nil, 0, false
 	}
-	best, bestRank, total := []*Endpoint(nil), -1, uint64(0)
-	for _, ep := range set.all() {
-		if !candidate(svc, ep, o, target, known) {
-			continue
-		}
-		rank, fits := svc.Balancing.rank(o.Source, ep.Workload)
-		if !fits || rank < bestRank {
-			continue
-		}
-		if rank > bestRank {
-			best, bestRank, total = best[:0], rank, 0
-		}
-		best = append(best, ep)
-		total += uint64(ep.Workload.Capacity)
+	c := chooser{svc: svc, o: o, target: target, known: known}
+	ep := c.draw(set)
+	if ep == nil {
+		ep = c.scan(set.all())
 	}
-	if total == 0 {
+	if ep == nil {
 		return nil, 0, false
 	}
-	ep := weighted(best, o.Rand(total))
 	port, ok = endpointPort(ep, o.Port, target)
 	if !ok {
 		return nil, 0, false
@@ -53,22 +42,93 @@ func (s *Snapshot) Pick(svc *Service, o PickOptions) (w *Workload, port uint16, 
 	return ep.Workload, port, true
 }
 
+// chooser holds what one Pick goes by.
+type chooser struct {
+	svc    *Service
+	o      PickOptions
+	target uint16 // what the service says of the port; 0: named
+	known  bool   // the service has the port
+}
+
+const (
+	// manyEndpoints is from how many on drawing is tried before scanning: our
+	// choice. Measured: BenchmarkPick, 3 us to scan 100 and 300 us to scan 10,000.
+	manyEndpoints = 64
+	// draws is how often it is tried: our choice. When half of the endpoints will
+	// do, scanning remains necessary once in 256 times.
+	draws = 8
+)
+
+// draw takes endpoints by chance until one will do, which makes the same choice
+// as weighing all that will do. It returns nil when it had no luck, and for
+// services that are small or rank their endpoints.
+func (c *chooser) draw(set *endpointSet) *Endpoint {
+	if len(set.all()) < manyEndpoints || c.svc.Balancing.ranks() {
+		return nil
+	}
+	for range draws {
+		if ep := set.draw(c.o.Rand); ep != nil && c.candidate(ep) {
+			return ep
+		}
+	}
+	return nil
+}
+
+// scan weighs all endpoints of the best rank. It walks the list twice and keeps
+// nothing.
+func (c *chooser) scan(list []*Endpoint) *Endpoint {
+	bestRank, total := -1, uint64(0)
+	for _, ep := range list {
+		rank, ok := c.rank(ep)
+		if !ok || rank < bestRank {
+			continue
+		}
+		if rank > bestRank {
+			bestRank, total = rank, 0
+		}
+		total += uint64(ep.Workload.Capacity)
+	}
+	if total == 0 {
+		return nil
+	}
+	n := c.o.Rand(total)
+	for _, ep := range list {
+		if rank, ok := c.rank(ep); !ok || rank != bestRank {
+			continue
+		}
+		share := uint64(ep.Workload.Capacity)
+		if n < share {
+			return ep
+		}
+		n -= share
+	}
+	return nil // Rand broke its promise
+}
+
+// rank says how good a candidate ep is; ok is false when it is none.
+func (c *chooser) rank(ep *Endpoint) (rank int, ok bool) {
+	if !c.candidate(ep) {
+		return 0, false
+	}
+	return c.svc.Balancing.rank(c.o.Source, ep.Workload)
+}
+
 // candidate reports whether ep could serve at all.
-func candidate(svc *Service, ep *Endpoint, o PickOptions, target uint16, known bool) bool {
+func (c *chooser) candidate(ep *Endpoint) bool {
 	w := ep.Workload
-	if !svc.uses(w) || (o.Exclude != nil && o.Exclude(w.UID)) {
+	if !c.svc.uses(w) || (c.o.Exclude != nil && c.o.Exclude(w.UID)) {
 		return false
 	}
 	if len(w.Addresses) == 0 && w.Hostname == "" {
 		// Only a gateway leads there, and never one to our own network.
-		if w.NetworkGateway == nil || w.Network == o.Source.Network {
+		if w.NetworkGateway == nil || w.Network == c.o.Source.Network {
 			return false
 		}
 	}
-	if o.Waypoint {
-		return known || w.AppTunnel != nil
+	if c.o.Waypoint {
+		return c.known || w.AppTunnel != nil
 	}
-	return target != 0 || ep.Ports[o.Port] != 0
+	return c.target != 0 || ep.Ports[c.o.Port] != 0
 }
 
 // endpointPort maps a service port: the endpoint's own mapping counts first,
@@ -86,12 +146,15 @@ func endpointPort(ep *Endpoint, port, target uint16) (uint16, bool) {
 	return 0, false
 }
 
+// ranks reports whether some endpoints are better than others.
+func (b Balancing) ranks() bool { return b.Mode == ModeStrict || b.Mode == ModeFailover }
+
 // rank says how near w is to src: how many scopes match before the first that
 // does not. When the first scope is the network, a mismatch of it does not end
 // the count and a match outweighs all others. fits is false when the mode
 // demands more than w has.
 func (b Balancing) rank(src, w *Workload) (rank int, fits bool) {
-	if b.Mode != ModeStrict && b.Mode != ModeFailover {
+	if !b.ranks() {
 		return 0, true
 	}
 	networkFirst := len(b.Scopes) > 0 && b.Scopes[0] == ScopeNetwork
@@ -132,19 +195,6 @@ func (s Scope) same(a, b *Workload) bool {
 		return a.Network == b.Network
 	}
 	return false
-}
-
-// weighted returns the endpoint in whose share n falls. n is below the sum of
-// the capacities.
-func weighted(list []*Endpoint, n uint64) *Endpoint {
-	for _, ep := range list {
-		if c := uint64(ep.Workload.Capacity); n < c {
-			return ep
-		} else {
-			n -= c
-		}
-	}
-	return list[len(list)-1]
 }
 
 // PickWaypoint chooses the waypoint of svc for one connection: a share of the

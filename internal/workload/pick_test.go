@@ -1,7 +1,9 @@
 package workload_test
 
 import (
+	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,7 +35,7 @@ func reachable(snap *workload.Snapshot, svc *workload.Service, o workload.PickOp
 	note := func(n uint64) {
 		o.Rand = func(sum uint64) uint64 { total = sum; return min(n, sum-1) }
 		if w, port, ok := snap.Pick(svc, o); ok {
-			seen[w.UID+":"+itoa(port)] = true
+			seen[w.UID+":"+strconv.Itoa(int(port))] = true
 		}
 	}
 	note(0)
@@ -46,14 +48,6 @@ func reachable(snap *workload.Snapshot, svc *workload.Service, o workload.PickOp
 	}
 	slices.Sort(out)
 	return out
-}
-
-func itoa(p uint16) string {
-	var b []byte
-	for n := int(p); n > 0; n /= 10 {
-		b = append([]byte{byte('0' + n%10)}, b...)
-	}
-	return string(b)
 }
 
 // ep is an endpoint of s/svc at region/zone/subzone/node/cluster/network.
@@ -165,6 +159,43 @@ func TestLoadBalanceExcludes(t *testing.T) {
 	}
 }
 
+// A service of many endpoints, two thirds of which will not do: those that will
+// do get their shares.
+func TestLoadBalanceAmongMany(t *testing.T) {
+	all := []proto.Message{&pbService{Namespace: "s", Hostname: "svc", Ports: ports(80, 8080)}}
+	want := map[string]float64{}
+	for i := range 300 {
+		uid := "w" + strconv.Itoa(i)
+		e := ep(uid, "", capacity(uint32(1+i%2)))
+		if i%3 != 0 {
+			unhealthy(e)
+		} else {
+			want[uid] = float64(1+i%2) / 150
+		}
+		all = append(all, e)
+	}
+	snap := picture(t, all...)
+	svc := snap.Service(workload.Key{Namespace: "s", Hostname: "svc"})
+	r := rand.New(rand.NewPCG(9, 9))
+	const picks = 60_000
+	got := map[string]int{}
+	for range picks {
+		w, _, ok := snap.Pick(svc, workload.PickOptions{Source: snap.Workload("w0"), Port: 80, Rand: r.Uint64N})
+		if !ok {
+			t.Fatal("nothing was picked")
+		}
+		got[w.UID]++
+	}
+	for uid, n := range got {
+		if share := float64(n) / picks; share < want[uid]*0.7 || share > want[uid]*1.3 {
+			t.Errorf("%s got a share of %.4f, want about %.4f", uid, share, want[uid])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d endpoints were picked, want %d", len(got), len(want))
+	}
+}
+
 // Port mapping precedence: endpoint > service > application tunnel.
 func TestPortMappingPrecedence(t *testing.T) {
 	tunnel := func(port uint32) func(*pbWorkload) {
@@ -261,6 +292,29 @@ func TestPickAddr(t *testing.T) {
 			got, ok := workload.PickAddr(w, ip(tt.want), tt.families)
 			if text := got.String(); (ok && text != tt.pick) || ok != (tt.pick != "") {
 				t.Errorf("picked %v, %v; want %q", got, ok, tt.pick)
+			}
+		})
+	}
+}
+
+// BenchmarkPick measures one choice among the endpoints of a service.
+func BenchmarkPick(b *testing.B) {
+	for _, n := range []int{3, 100, 10_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			s := newStore()
+			all := resources{resource(b, &pbService{Namespace: "s", Hostname: "svc", Ports: ports(80, 8080)})}
+			for i := range n {
+				all = append(all, resource(b, ep("w"+strconv.Itoa(i), "")))
+			}
+			s.ApplyAddresses(all, nil)
+			snap := s.Snapshot()
+			svc := snap.Service(workload.Key{Namespace: "s", Hostname: "svc"})
+			o := workload.PickOptions{Source: snap.Workload("w0"), Port: 80, Rand: rand.Uint64N}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, ok := snap.Pick(svc, o); !ok {
+					b.Fatal("nothing was picked")
+				}
 			}
 		})
 	}

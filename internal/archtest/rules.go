@@ -319,6 +319,12 @@ func marksRule(m *Module, say report) {
 	}
 }
 
+// leakChecks are the calls that look for goroutines that are left.
+var leakChecks = map[string]bool{
+	"goleak.VerifyTestMain": true, "goleak.Find": true,
+	"netnstest.Main": true, "netnstest.MainSparing": true, // which call goleak.Find
+}
+
 // leakCheckRule wants goleak in the TestMain of each package with tests.
 func leakCheckRule(m *Module, say report) {
 	for _, p := range m.Packages {
@@ -333,7 +339,7 @@ func leakCheckRule(m *Module, say report) {
 			}
 			eachCall(f.AST, func(call *ast.CallExpr) {
 				name := callee(call)
-				checks = checks || name == "goleak.VerifyTestMain" || name == "goleak.Find"
+				checks = checks || leakChecks[name]
 			})
 		}
 		if first != nil && !checks {

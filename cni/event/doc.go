@@ -6,6 +6,7 @@
 //	POST /cmdcheck  are the rules of the pod still what they should be
 //	POST /gc        forget every attachment that is not listed
 //	GET  /status    can the agent enrol pods now
+//	GET  /pods      what the agent knows, for people: a list of [Pod]
 //
 // The path and body of /cmdadd are those of the ambient ecosystem; fields beyond
 // them are ours, and an agent that does not know them ignores them. 200 means
@@ -27,6 +28,7 @@ const (
 	PathCheck  = "/cmdcheck"
 	PathGC     = "/gc"
 	PathStatus = "/status"
+	PathPods   = "/pods"
 )
 
 // IPConfig is one address of the pod, as the plugins before ours gave it.
@@ -47,6 +49,7 @@ type Add struct {
 	ContainerID string `json:",omitempty"` // of the sandbox: with IfName the key of the attachment
 	IfName      string `json:",omitempty"`
 	PodUID      string `json:",omitempty"` // when the runtime says it
+	Network     string `json:",omitempty"` // name of the network configuration
 }
 
 // Del tells that an attachment is gone, or going.
@@ -64,7 +67,9 @@ type Attachment struct {
 	IfName      string
 }
 
-// GC lists the attachments that are still valid.
+// GC lists the attachments of one network that are still valid. Those of other
+// networks are not meant.
 type GC struct {
-	Valid []Attachment
+	Network string `json:",omitempty"`
+	Valid   []Attachment
 }

@@ -37,7 +37,7 @@ func add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	if conf.skips(p) == "" {
-		if err := ask(ctx, conf.socket(), http.MethodPost, event.PathAdd, question(args, p, before)); err != nil {
+		if err := ask(ctx, conf.socket(), http.MethodPost, event.PathAdd, question(args, conf.Name, p, before)); err != nil {
 			return explain("enrol pod "+p.namespace+"/"+p.name, conf.socket(), err)
 		}
 	}
@@ -54,7 +54,7 @@ func check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil || conf.skips(p) != "" {
 		return err
 	}
-	if err := ask(ctx, conf.socket(), http.MethodPost, event.PathCheck, question(args, p, before)); err != nil {
+	if err := ask(ctx, conf.socket(), http.MethodPost, event.PathCheck, question(args, conf.Name, p, before)); err != nil {
 		return explain("check pod "+p.namespace+"/"+p.name, conf.socket(), err)
 	}
 	return nil
@@ -89,7 +89,7 @@ func gc(ctx context.Context, args *skel.CmdArgs) error {
 	for _, a := range conf.ValidAttachments {
 		valid = append(valid, event.Attachment{ContainerID: a.ContainerID, IfName: a.IfName})
 	}
-	if err := ask(ctx, conf.socket(), http.MethodPost, event.PathGC, event.GC{Valid: valid}); err != nil {
+	if err := ask(ctx, conf.socket(), http.MethodPost, event.PathGC, event.GC{Network: conf.Name, Valid: valid}); err != nil {
 		return explain("collect what is left of removed pods", conf.socket(), err)
 	}
 	return nil
@@ -120,10 +120,10 @@ func read(args *skel.CmdArgs) (*Config, pod, error) {
 }
 
 // question is what the agent has to know of the pod.
-func question(args *skel.CmdArgs, p pod, r *current.Result) event.Add {
+func question(args *skel.CmdArgs, network string, p pod, r *current.Result) event.Add {
 	q := event.Add{
 		Netns: args.Netns, PodName: p.name, PodNamespace: p.namespace, PodUID: p.uid,
-		ContainerID: args.ContainerID, IfName: args.IfName,
+		ContainerID: args.ContainerID, IfName: args.IfName, Network: network,
 	}
 	for _, ip := range r.IPs {
 		q.IPs = append(q.IPs, event.IPConfig{Interface: ip.Interface, Address: ip.Address, Gateway: ip.Gateway})

@@ -100,7 +100,7 @@ func TestAddSaysWhatTheAgentNeeds(t *testing.T) {
 	}
 	const want = `{"Netns":"/run/netns/p","PodName":"web-1","PodNamespace":"shop",` +
 		`"IPs":[{"Interface":0,"Address":{"IP":"10.1.0.7","Mask":"////AA=="},"Gateway":"10.1.0.1"}],` +
-		`"ContainerID":"c1","IfName":"eth0","PodUID":"u1"}`
+		`"ContainerID":"c1","IfName":"eth0","PodUID":"u1","Network":"net"}`
 	if a.bodies[0] != want {
 		t.Errorf("body = %s\nwant %s", a.bodies[0], want)
 	}

@@ -63,6 +63,10 @@ func Current() (*NS, error) { return Open(threadNS) }
 // the first thread, wherever that happens to be.
 const threadNS = "/proc/thread-self/ns/net"
 
+// ErrNotNamespace says that a file is there and is not a network namespace: for
+// one, the place of a namespace that was unmounted.
+var ErrNotNamespace = errors.New("not a network namespace")
+
 // nsGetNSType asks a namespace file for its kind. Source: ioctl_nsfs(2).
 const nsGetNSType = 0xb703
 
@@ -98,7 +102,7 @@ func (n *NS) prepare() error {
 		return err
 	}
 	if kind != unix.CLONE_NEWNET {
-		return fmt.Errorf("open netns %s: not a network namespace", n.name)
+		return fmt.Errorf("open %s: %w", n.name, ErrNotNamespace)
 	}
 	n.id = ID{Dev: st.Dev, Inode: st.Ino}
 	n.home, err = openHome()

@@ -46,6 +46,8 @@ type ServerTrace struct {
 	Connected func(Peer)
 	// Ready: a ztunnel has taken a snapshot of that many pods.
 	Ready func(peer Peer, pods int)
+	// Taken: a pod of a snapshot was taken.
+	Taken func(peer Peer, pod Pod)
 	// Refused: a pod of a snapshot was not taken.
 	Refused func(peer Peer, pod Pod, err error)
 	// Disconnected: a ztunnel is gone, or was not let in, because of err.
@@ -193,6 +195,9 @@ func (s *Server) sendSnapshot(p *peerConn, peer Peer) (sent int, err error) {
 		switch {
 		case err == nil:
 			sent++
+			if s.trace.Taken != nil {
+				s.trace.Taken(peer, pod)
+			}
 		case errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed):
 			// Removed since the picture was taken: its removal is in the queue.
 		case errors.As(err, &refused):

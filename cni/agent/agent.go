@@ -1,0 +1,225 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/cni/event"
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Config tunes an [Agent]. StateFile is required; the rest has useful zeros.
+type Config struct {
+	// Node is the name of this node. Pods of others are refused. Empty means that
+	// nobody checks.
+	Node string
+
+	// StateFile remembers the pods across restarts.
+	StateFile string
+
+	// ExcludeNamespaces are never in the mesh. Nil means kube-system.
+	ExcludeNamespaces []string
+
+	// DNS says whose DNS questions are captured. Empty means [DNSNever].
+	DNS DNSCapture
+
+	// ProbeV4 and ProbeV6 are source addresses of kubelet probes, as rules of the
+	// host rewrite them for a ztunnel that is not ours. Invalid means none.
+	ProbeV4, ProbeV6 netip.Addr
+
+	// AnswerTimeout bounds the answer to the plugin, which itself gives up after
+	// 5 seconds. Zero means 4.5 seconds.
+	AnswerTimeout time.Duration
+
+	// RepairEvery is how often all rules are compared. Zero means 30 seconds.
+	RepairEvery time.Duration
+}
+
+// withDefaults returns the configuration that is in force.
+func (c Config) withDefaults() (Config, error) {
+	if c.StateFile == "" {
+		return Config{}, errors.New("StateFile is empty")
+	}
+	if c.ExcludeNamespaces == nil {
+		c.ExcludeNamespaces = []string{"kube-system"}
+	}
+	c.DNS = cmp.Or(c.DNS, DNSNever)
+	switch c.DNS {
+	case DNSNever, DNSOff, DNSOn:
+	default:
+		return Config{}, fmt.Errorf("DNS capture %q: want never, off or on", c.DNS)
+	}
+	c.AnswerTimeout = cmp.Or(c.AnswerTimeout, 4500*time.Millisecond)
+	c.RepairEvery = cmp.Or(c.RepairEvery, 30*time.Second)
+	return c, nil
+}
+
+// Deps are the collaborators of an [Agent]. All are required.
+type Deps struct {
+	Log     *zap.Logger
+	Metrics prometheus.Registerer
+	Pods    PodSource
+}
+
+// Agent takes the pods of one node into the mesh.
+type Agent struct {
+	// Set by New, then only read.
+	cfg     Config
+	log     *zap.Logger
+	pods    PodSource
+	ztunnel *zds.Server
+	metrics *metrics
+	kick    chan struct{} // of one: compare all pods with the source
+
+	// Set by Run before anything else runs.
+	host []netns.ID // namespaces that no pod may be in
+
+	// saving orders the writes of the state file. It is taken before mu.
+	saving sync.Mutex
+
+	// mu guards the fields below and those of the attachments that say so.
+	mu          sync.Mutex
+	attachments map[event.Attachment]*attachment
+	sourceRead  bool // the source has been readable once
+}
+
+// New wires an agent. It starts nothing.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("agent config: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, log: deps.Log.Named("agent"), pods: deps.Pods,
+		kick: make(chan struct{}, 1), attachments: map[event.Attachment]*attachment{},
+	}
+	a.ztunnel = zds.NewServer(zds.ServerConfig{}, a.snapshot, a.trace())
+	if a.metrics, err = newMetrics(deps.Metrics, a); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// trace logs what happens to ztunnels, and has pods offered again that one of
+// them may lack.
+func (a *Agent) trace() zds.ServerTrace {
+	peer := func(p zds.Peer) zap.Field { return zap.Int32("pid", p.PID) }
+	return zds.ServerTrace{
+		Connected: func(p zds.Peer) { a.log.Info("ztunnel connected", peer(p), zap.Int32("version", p.Version)) },
+		Ready: func(p zds.Peer, pods int) {
+			a.log.Info("ztunnel has its snapshot", peer(p), zap.Int("pods", pods))
+			a.wake()
+		},
+		Taken: func(_ zds.Peer, pod zds.Pod) { a.setAcked(pod, true, "") },
+		Refused: func(p zds.Peer, pod zds.Pod, err error) {
+			a.log.Warn("ztunnel refused a pod of the snapshot", peer(p), zap.String("uid", pod.UID), zap.Error(err))
+			a.setAcked(pod, false, err.Error())
+		},
+		Disconnected: func(p zds.Peer, err error) { a.log.Warn("ztunnel disconnected", peer(p), zap.Error(err)) },
+	}
+}
+
+// Listeners are the sockets of an agent.
+type Listeners struct {
+	Plugin net.Listener      // for the plugin, and for people
+	ZDS    *net.UnixListener // for ztunnel
+}
+
+// Run serves until ctx ends, and returns when nothing of the agent is left. Pods
+// stay as they are.
+func (a *Agent) Run(ctx context.Context, l Listeners) error {
+	defer l.Plugin.Close()
+	defer l.ZDS.Close()
+	defer a.closeAll()
+	if err := a.findHost(); err != nil {
+		return err
+	}
+	if err := a.restore(); err != nil {
+		return err
+	}
+	asked := ctx
+	ctx, stop := context.WithCancelCause(asked)
+	defer stop(nil)
+	var parts lifecycle.Group
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(ctx, name, func(ctx context.Context) {
+			if err := run(ctx); err != nil {
+				stop(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("serve ztunnel", func(ctx context.Context) error { return a.ztunnel.Serve(ctx, l.ZDS) })
+	part("serve plugin", func(ctx context.Context) error { return a.serve(ctx, l.Plugin) })
+	part("watch pods", func(ctx context.Context) error { return a.pods.Watch(ctx, a.sourceChanged) })
+	part("compare", a.compareLoop)
+	parts.Wait()
+	if asked.Err() != nil {
+		return nil // we were asked to stop
+	}
+	return context.Cause(ctx)
+}
+
+// findHost notes the namespaces of the agent itself and of the first process.
+func (a *Agent) findHost() error {
+	own, err := netns.Current()
+	if err != nil {
+		return fmt.Errorf("find the network namespace of the agent: %w", err)
+	}
+	a.host = []netns.ID{own.ID()}
+	err = own.Close()
+	// Without the host's processes in sight there is only our own to compare with.
+	if first, firstErr := netns.Open("/proc/1/ns/net"); firstErr == nil {
+		a.host = append(a.host, first.ID())
+		err = errors.Join(err, first.Close())
+	}
+	return err
+}
+
+// sourceChanged notes that the source can be read.
+func (a *Agent) sourceChanged() {
+	a.mu.Lock()
+	a.sourceRead = true
+	a.mu.Unlock()
+	a.wake()
+}
+
+// wake has all pods compared with the source soon.
+func (a *Agent) wake() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// closeAll lets go of the namespaces.
+func (a *Agent) closeAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.attachments {
+		at.ns.Close()
+	}
+}
+
+// Ready says why pods cannot be added to the mesh now; nil means that they can.
+func (a *Agent) Ready() error {
+	a.mu.Lock()
+	read := a.sourceRead
+	a.mu.Unlock()
+	switch {
+	case !read:
+		return errors.New("the pods of this node are not known yet")
+	case !a.ztunnel.Connected():
+		return errors.New("no ztunnel is connected on this node, or it has not taken its pods yet; does it run, with the agent's ZDS socket as INPOD_UDS?")
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/cni/event"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/zds"
+)
+
+// record is what is remembered of a pod across restarts.
+type record struct {
+	Key            event.Attachment `json:"key"`
+	Network        string           `json:"network,omitempty"`
+	UID            string           `json:"uid"`
+	Namespace      string           `json:"namespace"`
+	Name           string           `json:"name"`
+	ServiceAccount string           `json:"serviceAccount"`
+	Netns          string           `json:"netns"`
+	NetnsID        netns.ID         `json:"netnsID"`
+	IPs            []netip.Addr     `json:"ips"`
+
+	// Captured says that rules are, or should be, in the pod; Redirect is how.
+	Captured bool            `json:"captured"`
+	Redirect redirect.Config `json:"redirect,omitzero"`
+}
+
+// attachment is a pod on this node: one namespace, kept open.
+type attachment struct {
+	// Set when it is made, then only read.
+	ns   *netns.NS
+	name string // namespace/name of the pod
+
+	// busy is held by whoever changes the pod, and is waited for with a context:
+	// a change takes as long as ztunnel needs to answer. It is taken before
+	// Agent.mu.
+	busy chan struct{}
+
+	// Guarded by Agent.mu; changed only by the holder of busy.
+	rec    record
+	acked  bool   // ztunnel has taken the pod
+	gone   bool   // forgotten; nothing may be done to it
+	wanted bool   // it belongs to the mesh
+	reason string // why it is as it is
+}
+
+// newAttachment makes an attachment that the caller holds.
+func newAttachment(ns *netns.NS, rec record) *attachment {
+	a := &attachment{ns: ns, name: rec.String(), rec: rec, busy: make(chan struct{}, 1)}
+	a.busy <- struct{}{}
+	return a
+}
+
+// lock takes the right to change the pod, or gives up with ctx.
+func (a *attachment) lock(ctx context.Context) error {
+	select {
+	case a.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// unlock gives it back.
+func (a *attachment) unlock() { <-a.busy }
+
+// String names the pod, and may be asked without holding anything.
+func (a *attachment) String() string { return a.name }
+
+// pod is the record as ztunnel gets it.
+func (r record) pod(ns *netns.NS) zds.Pod {
+	return zds.Pod{UID: r.UID, Info: zds.Info{Name: r.Name, Namespace: r.Namespace, ServiceAccount: r.ServiceAccount}, NS: ns}
+}
+
+// String names the pod.
+func (r record) String() string { return r.Namespace + "/" + r.Name }
+
+// stateLocked is what people are told. The caller holds Agent.mu.
+func (a *attachment) stateLocked() event.State {
+	switch {
+	case a.rec.Captured && a.acked:
+		return event.Enrolled
+	case a.rec.Captured:
+		return event.Pending
+	case a.wanted:
+		return event.Failed
+	}
+	return event.Outside
+}
+
+// describeLocked is the pod for people. The caller holds Agent.mu.
+func (a *attachment) describeLocked() event.Pod {
+	return event.Pod{
+		Namespace: a.rec.Namespace, Name: a.rec.Name, UID: a.rec.UID, ServiceAccount: a.rec.ServiceAccount,
+		ContainerID: a.rec.Key.ContainerID, Netns: a.rec.Netns, NetnsID: a.rec.NetnsID.String(),
+		IPs: slices.Clone(a.rec.IPs), State: a.stateLocked(), Reason: a.reason,
+	}
+}

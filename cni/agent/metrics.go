@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"errors"
+
+	"github.com/ambit-mesh/ambit/cni/event"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what an agent counts. What it can be asked is not counted twice:
+// the gauges ask it.
+type metrics struct {
+	requests *prometheus.CounterVec
+	repaired prometheus.Counter
+}
+
+// newMetrics registers the metrics of a.
+func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ambit_cni_requests_total", Help: "Requests of the CNI plugin, by request and result.",
+		}, []string{"request", "result"}),
+		repaired: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ambit_cni_rules_repaired_total", Help: "Times that the rules of a pod were not as written.",
+		}),
+	}
+	errs := []error{reg.Register(m.requests), reg.Register(m.repaired)}
+	errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_cni_ztunnel_connected", Help: "1 while a ztunnel is connected and has its snapshot.",
+	}, func() float64 {
+		if a.ztunnel.Connected() {
+			return 1
+		}
+		return 0
+	})))
+	for _, state := range []event.State{event.Enrolled, event.Pending, event.Outside, event.Failed} {
+		errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ambit_cni_pods", Help: "Pods that the agent knows, by state.", ConstLabels: prometheus.Labels{"state": string(state)},
+		}, func() float64 { return float64(a.count(state)) })))
+	}
+	return m, errors.Join(errs...)
+}
+
+// count returns how many pods are in a state.
+func (a *Agent) count(state event.State) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.attachments {
+		if at.stateLocked() == state {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/ambit-mesh/ambit/cni/event"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"go.uber.org/zap"
+)
+
+// Del forgets a pod whose sandbox ends. It does not fail: nothing may keep a pod
+// from ending, and what it leaves goes with its namespace.
+func (a *Agent) Del(ctx context.Context, req event.Del) {
+	at := a.find(event.Attachment{ContainerID: req.ContainerID, IfName: req.IfName})
+	if at == nil {
+		a.cleanStranger(req)
+		return
+	}
+	if err := at.lock(ctx); err != nil {
+		a.log.Warn("a pod ends while another request about it is under way; it is forgotten later", zap.Stringer("pod", at), zap.Error(err))
+		return
+	}
+	defer at.unlock()
+	a.forget(ctx, at, "its sandbox ends")
+	a.saveLater()
+}
+
+// find returns the attachment under key, or nil.
+func (a *Agent) find(key event.Attachment) *attachment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.attachments[key]
+}
+
+// cleanStranger takes rules of ours out of a namespace that the agent has
+// forgotten, unless it is a pod's that it knows.
+func (a *Agent) cleanStranger(req event.Del) {
+	if req.Netns == "" {
+		return
+	}
+	ns, err := netns.Open(req.Netns)
+	if err != nil {
+		return // it is gone, and its rules with it
+	}
+	defer ns.Close()
+	a.mu.Lock()
+	known := slices.Contains(a.host, ns.ID())
+	for _, at := range a.attachments {
+		known = known || at.rec.NetnsID == ns.ID()
+	}
+	a.mu.Unlock()
+	if known {
+		return
+	}
+	if err := redirect.Remove(ns); err != nil {
+		a.log.Warn("clean a namespace that ends", zap.String("netns", req.Netns), zap.Error(err))
+	}
+}
+
+// GC forgets the attachments of a network that the runtime does not list.
+func (a *Agent) GC(ctx context.Context, req event.GC) error {
+	var stale []*attachment
+	a.mu.Lock()
+	for key, at := range a.attachments {
+		if at.rec.Network == req.Network && key.IfName != "" && !slices.Contains(req.Valid, key) {
+			stale = append(stale, at)
+		}
+	}
+	a.mu.Unlock()
+	for _, at := range stale {
+		if err := at.lock(ctx); err != nil {
+			return fmt.Errorf("another request about pod %s is under way: %w", at, err)
+		}
+		a.forget(ctx, at, "the runtime does not know its sandbox any more")
+		at.unlock()
+	}
+	return a.save()
+}
+
+// Check says what is wrong with a pod.
+func (a *Agent) Check(ctx context.Context, req event.Add) error {
+	if slices.Contains(a.cfg.ExcludeNamespaces, req.PodNamespace) {
+		return nil
+	}
+	at := a.find(event.Attachment{ContainerID: req.ContainerID, IfName: req.IfName})
+	if at == nil {
+		return a.checkUnknown(ctx, req)
+	}
+	if err := at.lock(ctx); err != nil {
+		return fmt.Errorf("another request about pod %s is under way: %w", at, err)
+	}
+	defer at.unlock()
+	if err := sameNamespace(at.rec, req.Netns); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	rec, state, reason := at.rec, at.stateLocked(), at.reason
+	a.mu.Unlock()
+	switch state {
+	case event.Failed, event.Pending:
+		return fmt.Errorf("pod %s belongs to the mesh and is %s: %s", at, state, reason)
+	case event.Outside:
+		return nil
+	}
+	if err := redirect.Verify(at.ns, rec.Redirect); err != nil {
+		a.wake() // and mend it
+		return fmt.Errorf("pod %s: %w", at, err)
+	}
+	return nil
+}
+
+// checkUnknown is Check of a pod that was not added here.
+func (a *Agent) checkUnknown(ctx context.Context, req event.Add) error {
+	p, found, err := a.pods.Lookup(ctx, req.PodNamespace, req.PodName)
+	if err != nil {
+		return err
+	}
+	if !found || p.HostNetwork {
+		return nil
+	}
+	if wanted, reason := decide(p, a.cfg.ExcludeNamespaces); wanted {
+		return fmt.Errorf("pod %s/%s belongs to the mesh (%s), but the agent has no record of its sandbox %s: delete the pod so that it starts again",
+			req.PodNamespace, req.PodName, reason, req.ContainerID)
+	}
+	return nil
+}
+
+// errReplaced says that another namespace is where the pod's was.
+var errReplaced = errors.New("another network namespace has taken its place")
+
+// sameNamespace checks that path still leads to the namespace of rec.
+func sameNamespace(rec record, path string) error {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if ns.ID() != rec.NetnsID {
+		return fmt.Errorf("%s is %v, pod %s was added with %v: %w", path, ns.ID(), rec, rec.NetnsID, errReplaced)
+	}
+	return nil
+}
+
+// isGone says whether err of sameNamespace means that the namespace has left its
+// place, and not that the place could not be looked at.
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNotNamespace) || errors.Is(err, errReplaced)
+}
+
+// compareLoop compares all pods with what they should be: at once when something
+// has changed, their rules too every now and then.
+func (a *Agent) compareLoop(ctx context.Context) error {
+	tick := time.NewTicker(a.cfg.RepairEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.kick:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		a.compareAll(ctx)
+		a.saveLater()
+	}
+}
+
+// compareAll compares one pod after the other.
+func (a *Agent) compareAll(ctx context.Context) {
+	a.mu.Lock()
+	all := make([]*attachment, 0, len(a.attachments))
+	for _, at := range a.attachments {
+		all = append(all, at)
+	}
+	a.mu.Unlock()
+	for _, at := range all {
+		// No pod holds the others up for longer than a request may take.
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.AnswerTimeout)
+		if at.lock(ctx) == nil {
+			if err := a.compare(ctx, at); err != nil {
+				a.log.Error("a pod is not as it should be", zap.Stringer("pod", at), zap.Error(err))
+			}
+			at.unlock()
+		}
+		cancel()
+	}
+}
+
+// compare makes one pod what it should be. The caller holds at.
+func (a *Agent) compare(ctx context.Context, at *attachment) error {
+	if at.gone {
+		return nil
+	}
+	if err := sameNamespace(at.rec, at.rec.Netns); err != nil {
+		if !isGone(err) {
+			return err
+		}
+		a.forget(ctx, at, "its network namespace is gone")
+		return nil
+	}
+	p, found, err := a.pods.Lookup(ctx, at.rec.Namespace, at.rec.Name)
+	if err != nil {
+		return fmt.Errorf("look the pod up: %w", err) // it stays as it is
+	}
+	if !found || p.UID != at.rec.UID {
+		// Its sandbox may live on for a while; what is left of it is not a pod.
+		p = Pod{UID: at.rec.UID, Namespace: at.rec.Namespace, Name: at.rec.Name, Terminal: true}
+	}
+	return a.settle(ctx, at, p, false)
+}

@@ -1,0 +1,29 @@
+package agent
+
+import "context"
+
+// Pod is what a source says of a pod.
+type Pod struct {
+	UID            string
+	Namespace      string
+	Name           string
+	ServiceAccount string
+	Node           string // empty when it is not known yet
+	HostNetwork    bool
+	Terminal       bool // it has succeeded or failed, and does not run again
+
+	Labels          map[string]string
+	Annotations     map[string]string
+	NamespaceLabels map[string]string
+}
+
+// PodSource knows the pods. [Directory] is one; another is a cluster.
+type PodSource interface {
+	// Lookup finds a pod by name as the source knows it now. An error means that
+	// the source cannot say.
+	Lookup(ctx context.Context, namespace, name string) (p Pod, found bool, err error)
+
+	// Watch calls fn when the source has become readable, and after each change,
+	// until ctx ends. Calls do not overlap.
+	Watch(ctx context.Context, fn func()) error
+}

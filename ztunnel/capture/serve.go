@@ -21,16 +21,13 @@ func (l *Listener) Serve(ctx, life context.Context, name string, handle func(lif
 	defer conns.Wait()
 	for {
 		c, err := l.Accept(ctx)
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Abort() // it came in while we closed
-			}
+		switch {
+		case err == nil: // also one that came in while we were closing
+		case ctx.Err() != nil:
 			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
+		case errors.Is(err, net.ErrClosed):
 			return errors.New("listener of a pod was closed")
-		}
-		if err != nil {
+		default:
 			return err
 		}
 		conns.Go(life, name, func(life context.Context) { handle(life, c) })

@@ -68,7 +68,6 @@ func (in *Inbound) Receive(ctx context.Context, r Request) (context.Context, *Vi
 	if err != nil {
 		return nil, nil, v.fail(explainDenied(in.pod.Subject, r, err))
 	}
-	v.rec.SetPolicy(v.permit.Verdict().Policy)
 	ctx, v.unwatch = v.permit.Context(ctx)
 	v.App, err = in.connect(ctx, r, t)
 	if err != nil {

@@ -2,6 +2,7 @@ package inbound
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
@@ -95,7 +96,22 @@ func (v *Visit) Close(err error) {
 		v.App.Close()
 		v.in.records.SocketClosed(telemetry.Inbound)
 	}
+	v.rec.SetPolicy(v.decidedBy(err))
 	v.rec.Close(err)
+}
+
+// decidedBy names the policy that let the visit in, or that ended it with err.
+func (v *Visit) decidedBy(err error) string {
+	if denied, ok := errors.AsType[*policy.DeniedError](err); ok {
+		return denied.Verdict.Policy
+	}
+	if revoked, ok := errors.AsType[*policy.RevokedError](err); ok {
+		return revoked.Verdict.Policy
+	}
+	if v.permit == nil {
+		return ""
+	}
+	return v.permit.Verdict().Policy
 }
 
 // fail closes a visit that did not come about, and returns err.

@@ -38,7 +38,7 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 			}
 			return nil, plan, err // no other endpoint: what the last one said
 		}
-		if plan != nil && next.Hop == plan.Hop && !unprocessed(err) {
+		if plan != nil && next.Hop == plan.Hop && !mayRepeat(err) {
 			return nil, plan, err // the same again would say the same again
 		}
 		plan = &next
@@ -47,7 +47,7 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 		if err == nil || last || ctx.Err() != nil || !retryable(err) {
 			return w, plan, err
 		}
-		if next.Destination != nil && !unprocessed(err) {
+		if next.Destination != nil && !mayRepeat(err) {
 			tried = append(tried, next.Destination.UID)
 		}
 	}
@@ -121,14 +121,16 @@ func retryable(err error) bool {
 	return !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) && !errors.Is(err, context.Canceled)
 }
 
-// unprocessed reports whether the peer has not looked at the request, so that
-// the same endpoint may be asked again on another connection.
-func unprocessed(err error) bool {
-	if g, ok := errors.AsType[*hbone.GoAwayError](err); ok {
-		return g.Unprocessed
+// mayRepeat reports whether the same endpoint may be asked again: it has not
+// looked at the request, and another connection may reach it, or another proxy
+// that listens on the same port during an upgrade. An endpoint that answered, or
+// that takes no TCP, would do the same again.
+func mayRepeat(err error) bool {
+	if _, ok := errors.AsType[*hbone.RefusedError](err); ok {
+		return false
 	}
-	if _, ok := errors.AsType[*hbone.ResetError](err); ok {
-		return hbone.Retryable(err)
+	if de, ok := errors.AsType[*hbone.DialError](err); ok && de.Stage == hbone.StageDial {
+		return false
 	}
-	return errors.Is(err, hbone.ErrPingTimeout)
+	return hbone.Retryable(err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -57,6 +58,9 @@ func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
 	addrs, err := p.ns.Addrs()
 	if err != nil {
 		return nil, errors.Join(err, ls.close())
+	}
+	if err := handOver(p.ns); err != nil {
+		m.log.Debug("connections that wait at an upgrade will be lost", podFields(p, zap.Error(err))...)
 	}
 	x := &proxy{
 		subject: policy.Subject{Name: p.info.Name, Namespace: p.info.Namespace, ServiceAccount: p.info.ServiceAccount},
@@ -157,6 +161,16 @@ func (m *Manager) listen(ctx context.Context, ns *netns.NS) (ls listeners, err e
 		}
 	}
 	return ls, nil
+}
+
+// handOver lets another proxy that listens on the same ports get what waits in
+// our accept queue when we close; without it those connections are reset. It is
+// the pod's own setting, of kernels since 5.14. Source: ip-sysctl,
+// tcp_migrate_req.
+func handOver(ns *netns.NS) error {
+	return ns.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0)
+	})
 }
 
 // close closes what is open.

@@ -13,7 +13,8 @@ type dirty map[Key]struct{}
 // add marks one object.
 func (d dirty) add(key Key) { d[key] = struct{}{} }
 
-// dependOnNamespace marks what reads labels or annotations of a namespace.
+// dependOnNamespace marks what reads labels or annotations of a namespace, which
+// may ask for a waypoint.
 func (m *Model) dependOnNamespace(namespace string, d dirty) {
 	s := m.space(namespace)
 	for name := range s.services {
@@ -21,6 +22,12 @@ func (m *Model) dependOnNamespace(namespace string, d dirty) {
 	}
 	for name := range s.serviceEntries {
 		d.add(Key{KindServiceEntry, namespace, name})
+	}
+	for name := range s.pods {
+		d.add(Key{KindPod, namespace, name})
+	}
+	for name := range s.entries {
+		d.add(Key{KindWorkloadEntry, namespace, name})
 	}
 }
 

@@ -39,7 +39,9 @@ func (m *Model) fromWorkloadEntry(e *networking.WorkloadEntry) ([]*Resource, []C
 			}
 		}
 	}
-	return []*Resource{workloadResource(w)}, m.waypointCondition(&e.ObjectMeta)
+	var conditions []Condition
+	w.Waypoint, conditions = m.waypointOf(&e.ObjectMeta, toWorkload)
+	return []*Resource{workloadResource(w)}, conditions
 }
 
 // labelsOf are the labels of a WorkloadEntry, which may stand in two places.
@@ -106,7 +108,7 @@ func entryPorts(spec *api.WorkloadEntry, ports []servicePort) *workloadapi.PortL
 // fromServiceEntry is one service per host, and workloads for its endpoints.
 func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Condition) {
 	var resources []*Resource
-	conditions := m.waypointCondition(&e.ObjectMeta)
+	waypoint, conditions := m.waypointOf(&e.ObjectMeta, toService)
 	hosts := m.hostsOf(e)
 	if len(hosts) < len(e.Spec.GetHosts()) {
 		missing := slices.DeleteFunc(slices.Clone(e.Spec.GetHosts()), func(h string) bool { return slices.Contains(hosts, h) })
@@ -129,6 +131,7 @@ func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Con
 			Addresses:       addresses,
 			SubjectAltNames: e.Spec.GetSubjectAltNames(),
 			LoadBalancing:   balancing,
+			Waypoint:        waypoint,
 		}
 		for _, port := range portsOfEntry(e) {
 			s.Ports = append(s.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
@@ -216,6 +219,7 @@ func portsOfEntry(e *networking.ServiceEntry) []servicePort {
 func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*Resource {
 	var resources []*Resource
 	seen := map[string]bool{}
+	waypoint := m.waypointOfEndpoints(e)
 	add := func(spec *api.WorkloadEntry, hosts []string) {
 		if seen[spec.GetAddress()] || len(hosts) == 0 || spec.GetAddress() == "" {
 			return
@@ -224,6 +228,7 @@ func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*R
 		w := m.outside(e.Namespace, spec, e.Labels, e.Annotations)
 		w.Uid = m.cfg.ClusterID + "/networking.istio.io/ServiceEntry/" + e.Namespace + "/" + e.Name + "/" + spec.GetAddress()
 		w.Name = e.Name
+		w.Waypoint = waypoint
 		w.WorkloadName = e.Name
 		w.CanonicalName, w.CanonicalRevision = canonical(e.Labels, e.Name)
 		w.Services = map[string]*workloadapi.PortList{}
@@ -242,4 +247,16 @@ func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*R
 		}
 	}
 	return resources
+}
+
+// waypointOfEndpoints is that of calls to an inline endpoint's own address: the
+// waypoint of the entry or the namespace, if it serves workloads.
+func (m *Model) waypointOfEndpoints(e *networking.ServiceEntry) *workloadapi.GatewayAddress {
+	b, ok := m.boundTo(&e.ObjectMeta)
+	if !ok {
+		return nil
+	}
+	b.own = false // the label is about the entry's hosts in the first place
+	address, _ := m.attach(b, e.Namespace, toWorkload)
+	return address
 }

@@ -124,6 +124,7 @@ func (m *Model) apply(e Event, d dirty) {
 		object, _ := e.Object.(*corev1.Namespace)
 		s.namespace = object
 		m.dependOnNamespace(e.Key.Name, d)
+		d.add(e.Key)
 	case KindNode:
 		replace(m.nodes, e)
 		m.dependOnNode(e.Key.Name, d)
@@ -134,6 +135,9 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindService:
 		old, now := replace(s.services, e)
 		m.dependOnService(e.Key, old, now, d)
+		if s.gateways[e.Key.Name] != nil { // a waypoint gets, or loses, its address
+			m.dependOnGateway(e.Key, d)
+		}
 	case KindEndpointSlice:
 		old, now := replace(s.slices, e)
 		m.dependOnSlice(e.Key, old, now, d)
@@ -152,6 +156,7 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindGateway:
 		replace(s.gateways, e)
 		d.add(e.Key)
+		m.dependOnGateway(e.Key, d)
 	}
 }
 
@@ -225,6 +230,8 @@ func (m *Model) rederive(key Key, before map[resourceKey]*Resource, conditions m
 func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 	s := m.space(key.Namespace)
 	switch key.Kind {
+	case KindNamespace:
+		return nil, m.fromNamespace(key.Name)
 	case KindPod:
 		if pod := s.pods[key.Name]; pod != nil {
 			return m.fromPod(pod)

@@ -50,7 +50,9 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	if p.Spec.HostNetwork {
 		w.NetworkMode = workloadapi.NetworkMode_HOST_NETWORK
 	}
-	return []*Resource{workloadResource(w)}, m.waypointCondition(&p.ObjectMeta)
+	var conditions []Condition
+	w.Waypoint, conditions = m.waypointOf(&p.ObjectMeta, toWorkload)
+	return []*Resource{workloadResource(w)}, conditions
 }
 
 // hasEnded reports whether none of the pod's containers will ever run again.

@@ -104,12 +104,13 @@ func randomEvent(t *testing.T, r *rand.Rand) model.Event {
 	selector := pick("", "selector: {matchLabels: {app: "+app+"}}, ", "selector: {}, ")
 	mode := func() string { return pick("STRICT", "PERMISSIVE", "UNSET", "DISABLE") }
 	meta := func(names ...string) string {
-		return fmt.Sprintf("metadata: {name: %s, namespace: %s, labels: {app: %s, istio.io/use-waypoint: %s}, creationTimestamp: %q}\n",
-			pick(names...), ns, app, pick("none", "wp"), pick("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"))
+		return fmt.Sprintf("metadata: {name: %s, namespace: %s, labels: {app: %s, istio.io/use-waypoint: %s, istio.io/use-waypoint-namespace: %s}, creationTimestamp: %q}\n",
+			pick(names...), ns, app, pick("none", "wp", "web", `""`), pick("a", `""`), pick("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"))
 	}
 	hosts := pick("[h1]", "[h1, h2]", "[web.a.svc.cluster.local]")
 	texts := []string{
-		"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", annotations: {networking.istio.io/traffic-distribution: " + pick("PreferClose", "Odd") + "}}\n",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", labels: {istio.io/use-waypoint: " + pick("none", "wp", `""`) + "}, annotations: {networking.istio.io/traffic-distribution: " + pick("PreferClose", "Odd") + "}}\n",
+		"apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: " + pick("wp", "web") + ", namespace: " + ns + ", labels: {istio.io/waypoint-for: " + pick("all", "none", "service", "workload", `""`) + "}}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {namespaces: {from: " + pick("All", "Same", "Selector, selector: {matchLabels: {istio.io/use-waypoint: wp}}") + "}}}]}\n",
 		"apiVersion: v1\nkind: Node\nmetadata: {name: " + pick("n1", "n2") + ", labels: {topology.kubernetes.io/zone: " + pick("z1", "z2") + "}}\n",
 		"apiVersion: v1\nkind: Pod\n" + meta("p1", "p2", "p3") + "spec: {nodeName: " + pick("n1", "n2") + ", containers: [{name: c, ports: [{name: " + pick("http", "sql") + ", containerPort: 8080}]}]}\nstatus: {podIP: 10.0.0." + pick("1", "2") + ", phase: " + pick("Running", "Succeeded") + ", conditions: [{type: Ready, status: '" + pick("True", "False") + "'}]}\n",
 		"apiVersion: v1\nkind: Service\n" + meta("web", "db") + "spec: {type: " + pick("ClusterIP", "ExternalName") + pick("", ", selector: {app: "+app+"}") + ", ports: [{name: p, port: 80, targetPort: " + pick("http", "80") + "}]}\n",

@@ -37,7 +37,9 @@ func (m *Model) fromService(s *corev1.Service) ([]*Resource, []Condition) {
 	for _, port := range portsOf(s) {
 		service.Ports = append(service.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
 	}
-	return []*Resource{serviceResource(service)}, append(conditions, m.waypointCondition(&s.ObjectMeta)...)
+	waypoint, more := m.waypointOf(&s.ObjectMeta, toService)
+	service.Waypoint = waypoint
+	return []*Resource{serviceResource(service)}, append(conditions, more...)
 }
 
 // isServed reports whether a service has endpoints of its own. The others are

@@ -68,14 +68,20 @@ func newSilent(t testing.TB, n *node) *attacker {
 // handshake does TLS and begins to read.
 func (a *attacker) handshake(n *node) {
 	a.t.Helper()
+	a.tlsClient(n)
+	done := make(chan struct{})
+	go func() { a.read(); close(done) }()
+	a.t.Cleanup(func() { a.raw.Close(); <-done })
+}
+
+// tlsClient does TLS.
+func (a *attacker) tlsClient(n *node) {
+	a.t.Helper()
 	conf, _ := n.certs.client(a.t.Context())
 	a.tc = tls.Client(a.raw, conf)
 	if err := a.tc.HandshakeContext(a.t.Context()); err != nil {
 		a.t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() { a.read(); close(done) }()
-	a.t.Cleanup(func() { a.raw.Close(); <-done })
 }
 
 // read notes what the server says until it closes.
@@ -600,4 +606,28 @@ func TestServerBadRequests(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who was sent away is not let in again at once; others are.
+func TestAttackPenalty(t *testing.T) {
+	n := newNode(t, nodeConfig{server: ServerConfig{Limits: Limits{Penalty: 300 * time.Millisecond}, Tuning: Tuning{linger: time.Millisecond}}})
+	a := newAttacker(t, n)
+	a.fr.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 4))
+	a.flush()
+	a.wantSentAway(http2.ErrCodeProtocol)
+	again := newSilent(t, n)
+	again.raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := again.raw.Read(make([]byte, 1)); isTimeout(err) {
+		t.Error("a second connection is let in at once")
+	}
+	wantEcho(t, n.open("10.0.0.2:80"))
+	if n.limits.get(LimitPenalty) == 0 {
+		t.Error("the limit was not reported")
+	}
+	eventually(t, "the penalty ends", func() bool {
+		c := newSilent(t, n)
+		c.raw.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err := c.raw.Read(make([]byte, 1))
+		return isTimeout(err) // open: the server waits for a handshake
+	})
 }

@@ -14,6 +14,9 @@ import (
 // lingerTime is how long we wait for a peer that we send away to read why.
 const lingerTime = time.Second
 
+// lingerBytes is how much of what it still sends we throw away meanwhile.
+const lingerBytes = 256 << 10
+
 // connConfig is what a pool or a server gives its connections.
 type connConfig struct {
 	Tuning
@@ -27,6 +30,7 @@ type connConfig struct {
 	handle      func(ctx context.Context, in *Incoming) // server
 	peer        any                                     // server: what Authenticate said
 	begun       func()                                  // server: the peer's SETTINGS have come
+	punish      func()                                  // server: the peer was sent away
 	onGone      func(*conn)
 }
 
@@ -150,6 +154,9 @@ func (c *conn) end(err error) {
 	}
 	c.loseStreams(&lostError{err})
 	if ce != nil {
+		if c.cfg.server {
+			c.cfg.punish()
+		}
 		c.sayWhy(ce)
 	}
 	c.rec.Conn.Close()
@@ -200,10 +207,17 @@ func (c *conn) sayWhy(ce *ConnError) {
 	c.rec.closeWrite(c.tc)
 	b := grab(c.cfg.budget, record)
 	defer b.free()
-	for {
-		if _, err := c.rec.Conn.Read(b.b); err != nil {
+	for left := lingerBytes; left > 0; {
+		n, err := c.rec.Conn.Read(b.b)
+		if left -= n; err != nil {
 			return
 		}
+	}
+	timer := time.NewTimer(time.Until(deadline)) // who floods is read no further
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.in.ctx.Done():
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -25,6 +26,22 @@ type door struct {
 	closed  bool
 	pending list.List // of *guest, oldest first
 	byIP    map[netip.Addr]*visitors
+	banned  map[netip.Addr]penalty
+}
+
+const (
+	// penaltyMemory is how long a penalty counts towards the next.
+	penaltyMemory = time.Minute
+	// maxPenalty is the longest, so that a mistake heals.
+	maxPenalty = 30 * time.Second
+	// maxBanned bounds how many addresses are remembered.
+	maxBanned = 4096
+)
+
+// penalty keeps an address out. Guarded by door.mu.
+type penalty struct {
+	length time.Duration
+	until  time.Time
 }
 
 // visitors are the connections of one address. Guarded by door.mu.
@@ -48,6 +65,7 @@ type guest struct {
 func (d *door) init(l Limits, t *Trace) {
 	d.limits, d.trace = l, t
 	d.byIP = make(map[netip.Addr]*visitors)
+	d.banned = make(map[netip.Addr]penalty)
 }
 
 // enter registers raw; nil means that it may not come in.
@@ -56,6 +74,10 @@ func (d *door) enter(raw net.Conn) *guest {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
+		return nil
+	}
+	if p, ok := d.banned[g.ip]; ok && time.Now().Before(p.until) {
+		d.trace.limitHit(LimitPenalty)
 		return nil
 	}
 	v := d.byIP[g.ip]
@@ -102,6 +124,27 @@ func (g *guest) settle() {
 	g.d.mu.Lock()
 	g.arrived()
 	g.d.mu.Unlock()
+}
+
+// punish keeps the address of g out for a while.
+func (g *guest) punish() {
+	d := g.d
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.limits.Penalty == 0 {
+		return
+	}
+	if len(d.banned) >= maxBanned {
+		clear(d.banned)
+	}
+	p := d.banned[g.ip]
+	if now.Sub(p.until) > penaltyMemory {
+		p.length = 0
+	}
+	p.length = min(max(2*p.length, d.limits.Penalty), max(maxPenalty, d.limits.Penalty))
+	p.until = now.Add(p.length)
+	d.banned[g.ip] = p
 }
 
 // leave forgets g.

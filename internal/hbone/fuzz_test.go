@@ -75,7 +75,10 @@ func frameSeeds() [][]byte {
 		fr.WriteContinuation(3, true, []byte("CONNECT\x01\x0410:1"))
 		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 5, BlockFragment: []byte{0x88}, EndHeaders: true, EndStream: true, PadLength: 3})
 	})
-	add(func(fr *http2.Framer) { fr.WritePriority(1, http2.PriorityParam{}); fr.WriteRawFrame(99, 1, 1, []byte("x")) })
+	add(func(fr *http2.Framer) {
+		fr.WritePriority(1, http2.PriorityParam{})
+		fr.WriteRawFrame(99, 1, 1, []byte("x"))
+	})
 	return seeds
 }
 
@@ -100,7 +103,7 @@ func FuzzServer(f *testing.F) {
 	n := &memNode{certs: newCerts(f), pool: NewPool(PoolConfig{}, nil)}
 	budget := NewBudget(0)
 	ln, _ := n.net.Listen(memAddr)
-	srv := NewServer(ServerConfig{TLS: n.certs.server, Handle: echo, Budget: budget, Tuning: Tuning{linger: time.Millisecond}}, nil)
+	srv := NewServer(ServerConfig{TLS: n.certs.server, Handle: echo, Budget: budget, Tuning: Tuning{linger: time.Millisecond}, Limits: Limits{Penalty: -1}}, nil)
 	ctx, cancel := context.WithCancel(f.Context())
 	served := make(chan struct{})
 	go func() { srv.Serve(ctx, ln); close(served) }()

@@ -48,6 +48,9 @@ const (
 	LimitPreface Limit = "preface"
 	// LimitConns: too many connections from one address.
 	LimitConns Limit = "connections"
+	// LimitPenalty: a connection from an address that was sent away just now. A
+	// handshake costs more CPU than most attacks.
+	LimitPenalty Limit = "penalty"
 	// LimitStreams: a peer that goes on opening streams beyond what SETTINGS
 	// allow. Each is refused; who does not stop is sent away.
 	LimitStreams Limit = "streams"
@@ -140,6 +143,10 @@ type Limits struct {
 	// how long TLS may take from its first byte, PrefaceTime how long the
 	// HTTP/2 preface may take after it. Zero means 5 s, 10 s and 5 s.
 	SilentTime, HandshakeTime, PrefaceTime time.Duration
+	// Penalty is how long an address is not let in after its connection was ended
+	// for breaking a rule; each further time within a minute doubles it. Zero
+	// means 1 s, negative none.
+	Penalty time.Duration
 	// Streams is how many streams a connection may hold open. Zero means 200.
 	// Less than 100 makes a ztunnel hang.
 	Streams int
@@ -155,6 +162,7 @@ func (l Limits) withDefaults() Limits {
 	l.SilentTime = cmp.Or(l.SilentTime, 5*time.Second)
 	l.HandshakeTime = cmp.Or(l.HandshakeTime, 10*time.Second)
 	l.PrefaceTime = cmp.Or(l.PrefaceTime, 5*time.Second)
+	l.Penalty = max(0, cmp.Or(l.Penalty, time.Second))
 	l.Streams = cmp.Or(l.Streams, advertisedStreams)
 	l.HeaderBytes = cmp.Or(l.HeaderBytes, serverHeaderList)
 	return l

@@ -195,7 +195,7 @@ func (s *Server) handshake(life context.Context, raw net.Conn, g *guest) (*conn,
 	cfg := connConfig{
 		Tuning: s.cfg.Tuning, server: true, headerBytes: s.cfg.Limits.HeaderBytes, streams: s.cfg.Limits.Streams,
 		budget: s.cfg.Budget, trace: s.trace, group: &s.group, handle: s.cfg.Handle, peer: peer, onGone: s.gone,
-		begun: g.settle,
+		begun: g.settle, punish: g.punish,
 	}
 	info := ConnInfo{Local: addrPort(raw.LocalAddr()), Remote: addrPort(raw.RemoteAddr()), Server: true, TLS: &state}
 	return newConn(cfg, rec, tc, info), nil

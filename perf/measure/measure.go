@@ -24,7 +24,8 @@ type Process struct {
 
 // Counts are what the kernel has counted for a process.
 type Counts struct {
-	CPU      time.Duration // of all its threads, in user space and in the kernel
+	CPU      time.Duration // of all its threads, in user space and in the kernel, in steps of 10 ms
+	Running  time.Duration // of the threads that live, exact: for what is nearly idle
 	Switches uint64        // context switches of the threads that live
 	Resident int64         // bytes in memory now
 }
@@ -94,8 +95,7 @@ func countsOf(pid int) (Counts, error) {
 	if err := c.readStat(stat); err != nil {
 		return Counts{}, fmt.Errorf("%s/stat: %w", dir, err)
 	}
-	c.Switches, err = switchesOf(dir)
-	return c, err
+	return c, c.readThreads(dir)
 }
 
 // readStat reads processor time and memory. Source: proc_pid_stat(5), fields 14
@@ -118,28 +118,46 @@ func (c *Counts) readStat(raw []byte) error {
 	return nil
 }
 
-// switchesOf adds up the context switches of the threads of a process.
-func switchesOf(dir string) (uint64, error) {
+// readThreads adds up what is counted per thread.
+func (c *Counts) readThreads(dir string) error {
 	threads, err := os.ReadDir(filepath.Join(dir, "task"))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var sum uint64
 	for _, thread := range threads {
-		raw, err := os.ReadFile(filepath.Join(dir, "task", thread.Name(), "status"))
+		switches, running, err := threadCounts(filepath.Join(dir, "task", thread.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // the thread has ended
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
-		n, err := switchesIn(string(raw))
-		if err != nil {
-			return 0, fmt.Errorf("%s/task/%s/status: %w", dir, thread.Name(), err)
-		}
-		sum += n
+		c.Switches += switches
+		c.Running += running
 	}
-	return sum, nil
+	return nil
+}
+
+// threadCounts reads the context switches of a thread, and its processor time
+// from the first field of schedstat. Source: the kernel's sched-stats.rst.
+func threadCounts(dir string) (switches uint64, running time.Duration, err error) {
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return 0, 0, err
+	}
+	if switches, err = switchesIn(string(status)); err != nil {
+		return 0, 0, fmt.Errorf("%s/status: %w", dir, err)
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "schedstat"))
+	if err != nil {
+		return 0, 0, err
+	}
+	first, _, _ := strings.Cut(string(stat), " ")
+	ns, err := strconv.ParseInt(first, 10, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s/schedstat: %w", dir, err)
+	}
+	return switches, time.Duration(ns), nil
 }
 
 // switchesIn reads the two lines of a status file that count context switches.
@@ -176,7 +194,7 @@ func Between(before, after Sample) Usage {
 		if a.Switches > b.Switches { // a thread that has ended takes its count along
 			switches = a.Switches - b.Switches
 		}
-		u.Processes[name] = Counts{CPU: a.CPU - b.CPU, Switches: switches, Resident: a.Resident}
+		u.Processes[name] = Counts{CPU: a.CPU - b.CPU, Running: max(0, a.Running-b.Running), Switches: switches, Resident: a.Resident}
 	}
 	u.Busy = after.Busy - before.Busy
 	u.Capacity = u.Busy + after.Idle - before.Idle + after.Stolen - before.Stolen
@@ -189,6 +207,7 @@ func (u Usage) Of(names ...string) Counts {
 	for _, name := range names {
 		c := u.Processes[name]
 		sum.CPU += c.CPU
+		sum.Running += c.Running
 		sum.Switches += c.Switches
 		sum.Resident += c.Resident
 	}

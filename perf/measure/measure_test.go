@@ -32,6 +32,9 @@ func TestTakeAgreesWithRusage(t *testing.T) {
 	if got := u.Of("self").CPU; got < usage-50*time.Millisecond || got > usage+200*time.Millisecond {
 		t.Errorf("CPU = %v, getrusage says %v", got, usage)
 	}
+	if got := u.Of("self").Running; got < usage-50*time.Millisecond || got > usage+200*time.Millisecond {
+		t.Errorf("running = %v, getrusage says %v", got, usage)
+	}
 	if u.Busy < usage-50*time.Millisecond || u.Busy > u.Capacity {
 		t.Errorf("machine busy for %v of %v while we took %v", u.Busy, u.Capacity, usage)
 	}

@@ -1,0 +1,296 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/perf/load"
+	"github.com/ambit-mesh/ambit/perf/measure"
+	"github.com/ambit-mesh/ambit/perf/report"
+)
+
+// scene is one case: how to take a sample of a site.
+type scene struct {
+	name, title string
+	variants    []string
+	repetitions int // zero means what the plan says
+	onlyFull    bool
+	take        func(ctx context.Context, s *site, rep int) (*report.Sample, error)
+	// ceiling is the metric by which the sample of a mesh must stay clearly below
+	// that of none, or the generator was the limit; empty means that it cannot be.
+	ceiling report.Metric
+}
+
+// Variants of a way: only within a node can ours leave out encryption.
+var (
+	acrossVariants = []string{report.None, report.Ours, report.Peer}
+	sameVariants   = []string{report.None, report.Ours, report.OursEncrypted, report.Peer}
+	meshVariants   = []string{report.Ours, report.Peer}
+)
+
+func (w way) variants() []string {
+	if w.name == same.name {
+		return sameVariants
+	}
+	return acrossVariants
+}
+
+// scenes are all cases of a plan, in the order in which they run: memory first,
+// before load has made a proxy hold more.
+func scenes(plan report.Plan) []scene {
+	all := []scene{
+		idleCPU(plan),
+		memory(1000, plan, false),
+		memory(10000, plan, true),
+		bulk(across, 1, load.Up, plan, false), bulk(across, 8, load.Up, plan, false),
+		bulk(across, 64, load.Up, plan, true), bulk(across, 1, load.Down, plan, true),
+		bulk(across, 8, load.Down, plan, true), bulk(across, 1, load.Both, plan, true), bulk(across, 8, load.Both, plan, true),
+		bulk(same, 1, load.Up, plan, false), bulk(same, 8, load.Up, plan, true),
+		most(across, plan, false), most(same, plan, false),
+		rate(across, 1000, plan, false), rate(across, 100, plan, true), rate(same, 1000, plan, true),
+		duringBulk(across, 1000, plan),
+		churn(across, plan, false), churn(same, plan, true),
+	}
+	var out []scene
+	for _, s := range all {
+		if !s.onlyFull || plan.Name != quick.Name {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// bulk measures how many bytes go through, and what they cost.
+func bulk(w way, streams int, d load.Direction, plan report.Plan, onlyFull bool) scene {
+	return scene{
+		name:     fmt.Sprintf("%s/bulk/%s/%d", w.name, d, streams),
+		title:    fmt.Sprintf("Bulk between %s, %d streams, %s", w.title, streams, d),
+		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Throughput,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
+				Kind: load.Bulk, Address: s.address(w, load.BulkPort), Connections: streams, Direction: d,
+			})
+			if err != nil {
+				return nil, err
+			}
+			out := o.sample(s, rep)
+			gigabytes := float64(o.done.Received) / 1e9
+			if gigabytes == 0 {
+				out.Invalid = "nothing has arrived"
+				return out, nil
+			}
+			out.Values[report.Throughput] = gigabytes * 8 / o.usage.Took.Seconds()
+			out.Values[report.HostPerGB] = o.usage.Busy.Seconds() / gigabytes
+			if proxies := s.proxies(w); proxies != nil {
+				out.Values[report.CPUPerGB] = o.usage.Of(proxies...).CPU.Seconds() / gigabytes
+			}
+			return out, nil
+		},
+	}
+}
+
+// perRequest fills in what requests cost.
+func perRequest(out *report.Sample, o observed, s *site, w way) {
+	n := float64(o.done.Answers)
+	if n == 0 {
+		out.Invalid = "no request was answered"
+		return
+	}
+	out.Values[report.HostPer1000] = o.usage.Busy.Seconds() / n * 1000
+	if proxies := s.proxies(w); proxies != nil {
+		c := o.usage.Of(proxies...)
+		out.Values[report.CPUPer1000] = c.CPU.Seconds() / n * 1000
+		out.Values[report.Switches] = float64(c.Switches) / n
+	}
+}
+
+// connections is how many connections requests use.
+const connections = 64
+
+// most measures the most requests a second.
+func most(w way, plan report.Plan, onlyFull bool) scene {
+	return scene{
+		name:     w.name + "/most",
+		title:    fmt.Sprintf("Most requests a second between %s, %d connections, 1 KiB", w.title, connections),
+		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Requests,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
+				Kind: load.Most, Address: s.address(w, load.WebPort), Connections: connections,
+			})
+			if err != nil {
+				return nil, err
+			}
+			out := o.sample(s, rep)
+			out.Latency = "" // of a closed loop it says how long the queue was, not how fast the mesh is
+			perRequest(out, o, s, w)
+			out.Values[report.Requests] = float64(o.done.Answers) / o.usage.Took.Seconds()
+			return out, nil
+		},
+	}
+}
+
+// rateWindow is long enough for 100 samples beyond the 99th percentile over all
+// repetitions.
+func rateWindow(perSecond int, plan report.Plan) time.Duration {
+	needed := time.Duration(float64(10000) / float64(plan.Repetitions) / float64(perSecond) * float64(time.Second))
+	if needed > 4*plan.Window {
+		return 2 * plan.Window // at low rates p99 would take minutes: p50 and p90 must do
+	}
+	return max(plan.Window, needed+50*time.Millisecond)
+}
+
+// rate measures latency at a fixed rate.
+func rate(w way, perSecond int, plan report.Plan, onlyFull bool) scene {
+	return scene{
+		name:     fmt.Sprintf("%s/rate/%d", w.name, perSecond),
+		title:    fmt.Sprintf("Latency at %d requests/s between %s, %d connections, 1 KiB", perSecond, w.title, connections),
+		variants: w.variants(), onlyFull: onlyFull,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			return takeRate(ctx, s, w, rep, perSecond, plan)
+		},
+	}
+}
+
+// duringBulk measures small requests while bulk fills the way between the same
+// pods.
+func duringBulk(w way, perSecond int, plan report.Plan) scene {
+	return scene{
+		name:     fmt.Sprintf("%s/rate-during-bulk/%d", w.name, perSecond),
+		title:    fmt.Sprintf("Latency at %d requests/s between %s while one stream of bulk runs", perSecond, w.title),
+		variants: w.variants(),
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			return takeRate(ctx, s, w, rep, perSecond, plan, load.Order{
+				Kind: load.Bulk, Address: s.address(w, load.BulkPort), Connections: 1, Direction: load.Up,
+			})
+		},
+	}
+}
+
+// takeRate takes a sample of a fixed rate, beside other loads.
+func takeRate(ctx context.Context, s *site, w way, rep, perSecond int, plan report.Plan, beside ...load.Order) (*report.Sample, error) {
+	orders := append(beside[:len(beside):len(beside)], load.Order{
+		Kind: load.Rate, Address: s.address(w, load.WebPort), Connections: connections, PerSecond: perSecond,
+	})
+	o, err := window(ctx, s, w, plan.Warm, rateWindow(perSecond, plan), orders...)
+	if err != nil {
+		return nil, err
+	}
+	out := o.sample(s, rep)
+	if len(beside) > 0 {
+		out.Values[report.Throughput] = float64(o.done.Received) * 8 / 1e9 / o.usage.Took.Seconds()
+	} else {
+		perRequest(out, o, s, w)
+	}
+	if why, err := late(out); err != nil {
+		return nil, err
+	} else if why != "" {
+		out.Invalid = why
+	}
+	return out, nil
+}
+
+// late says why the latencies of a sample tell more about the generator than
+// about what it has measured: it sent late by a good part of them.
+func late(s *report.Sample) (string, error) {
+	latency, err := load.Decode(s.Latency)
+	if err != nil {
+		return "", err
+	}
+	lateness, err := load.Decode(s.Lateness)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range []float64{50, 99} {
+		by, of := time.Duration(lateness.ValueAtPercentile(p)), time.Duration(latency.ValueAtPercentile(p))
+		if by > of/2 {
+			return fmt.Sprintf("the generator sent %v late at p%.0f, of a latency of %v", by, p, of), nil
+		}
+	}
+	return "", nil
+}
+
+// churners is how many connections are made at a time.
+const churners = 16
+
+// churn measures new connections a second, tunnels being there.
+func churn(w way, plan report.Plan, onlyFull bool) scene {
+	return scene{
+		name:     w.name + "/churn",
+		title:    fmt.Sprintf("New connections a second between %s, %d at a time, one request each", w.title, churners),
+		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Connections,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
+				Kind: load.Churn, Address: s.address(w, load.WebPort), Connections: churners,
+			})
+			if err != nil {
+				return nil, err
+			}
+			out := o.sample(s, rep)
+			perRequest(out, o, s, w)
+			out.Values[report.Connections] = float64(o.done.Connections) / o.usage.Took.Seconds()
+			return out, nil
+		},
+	}
+}
+
+// idleCPU measures what a proxy costs when nothing happens.
+func idleCPU(plan report.Plan) scene {
+	return scene{
+		name: "idle", title: "Nothing happens", variants: meshVariants, repetitions: 2,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			o, err := window(ctx, s, across, time.Second, 3*plan.Window)
+			if err != nil {
+				return nil, err
+			}
+			out := o.sample(s, rep)
+			out.Values[report.IdleCPU] = o.usage.Of(proxyName(1)).Running.Seconds() / o.usage.Took.Seconds()
+			return out, nil
+		},
+	}
+}
+
+// settled is how long memory is left alone before it is read.
+const settled = time.Second
+
+// memory measures what fresh proxies hold, and what idle connections add.
+func memory(idle int, plan report.Plan, onlyFull bool) scene {
+	return scene{
+		name: fmt.Sprintf("memory/%d", idle), title: fmt.Sprintf("Memory of both proxies between two nodes, and with %d idle connections", idle),
+		variants: meshVariants, repetitions: min(plan.Repetitions, 2), onlyFull: onlyFull,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			if err := s.restart(ctx); err != nil {
+				return nil, err
+			}
+			if err := lifecycle.Sleep(ctx, settled); err != nil {
+				return nil, err
+			}
+			before, err := measure.Take(s.processes(across))
+			if err != nil {
+				return nil, err
+			}
+			client := s.client(across.from)
+			defer client.Close()
+			run, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: idle})
+			if err != nil {
+				return nil, err
+			}
+			defer run.Stop()
+			if err := lifecycle.Sleep(ctx, settled); err != nil {
+				return nil, err
+			}
+			after, err := measure.Take(s.processes(across))
+			if err != nil {
+				return nil, err
+			}
+			proxies := s.proxies(across)
+			was := measure.Between(before, before).Of(proxies...).Resident
+			is := measure.Between(before, after).Of(proxies...).Resident
+			return &report.Sample{Variant: s.variant, Repetition: rep, Values: map[report.Metric]float64{
+				report.IdleMemory:    float64(was),
+				report.PerConnection: float64(is-was) / float64(idle),
+			}}, nil
+		},
+	}
+}

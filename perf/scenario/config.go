@@ -1,0 +1,75 @@
+package scenario
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/perf/report"
+)
+
+// Config says what to measure.
+type Config struct {
+	// BinDir holds the programs of the mesh; see lab.Config.
+	BinDir string
+	// Ztunnel is another ztunnel to measure in our place; empty means none.
+	Ztunnel string
+	// App is the command that runs the programs of a pod: it takes --control.
+	App []string
+	// Plan says how long and how often.
+	Plan report.Plan
+	// Only are the beginnings of names of cases to run; empty means all that
+	// the plan has.
+	Only []string
+	// OursEnv is added to the environment of our ztunnels.
+	OursEnv []string
+	// Progress is told what is being done; nil means nobody.
+	Progress func(string)
+}
+
+// The plans that have a name.
+var (
+	quick = report.Plan{Name: "quick", Repetitions: 3, Warm: 300 * time.Millisecond, Window: time.Second}
+	full  = report.Plan{Name: "full", Repetitions: 7, Warm: 500 * time.Millisecond, Window: 2 * time.Second}
+)
+
+// PlanNamed returns the plan of a name.
+func PlanNamed(name string) (report.Plan, error) {
+	for _, p := range []report.Plan{quick, full} {
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return report.Plan{}, fmt.Errorf("plan %q: want %s or %s", name, quick.Name, full.Name)
+}
+
+// withDefaults returns the configuration that is in force.
+func (c Config) withDefaults() (Config, error) {
+	if c.Plan.Repetitions < 1 || c.Plan.Window <= 0 {
+		return Config{}, fmt.Errorf("plan %+v: want repetitions and a window", c.Plan)
+	}
+	if c.Ztunnel != "" {
+		path, err := filepath.Abs(c.Ztunnel)
+		if err != nil {
+			return Config{}, err
+		}
+		if info, err := os.Stat(path); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+			return Config{}, fmt.Errorf("%s is not a program: name a ztunnel that was built elsewhere", path)
+		}
+		c.Ztunnel = path
+	}
+	if c.Progress == nil {
+		c.Progress = func(string) {}
+	}
+	c.Plan.Name = cmp.Or(c.Plan.Name, "own")
+	return c, nil
+}
+
+// wants tells whether a case is to run.
+func (c Config) wants(name string) bool {
+	return len(c.Only) == 0 || slices.ContainsFunc(c.Only, func(p string) bool { return strings.HasPrefix(name, p) })
+}

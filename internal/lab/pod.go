@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/cni/event"
 )
 
 // Pod is one pod of the lab: a network namespace with the programs of labapp in
@@ -163,13 +163,13 @@ func (l *Lab) Annotate(p *Pod, enrolled bool) error {
 }
 
 // LeaveMesh takes a running pod out of the mesh by its label, waits until the
-// agent has taken the rules away, and then takes the annotation away.
+// agent says that it is, and then takes the annotation away.
 func (l *Lab) LeaveMesh(ctx context.Context, p *Pod) error {
 	p.meshLabel = "none"
 	if err := l.WritePod(p); err != nil {
 		return err
 	}
-	if err := l.waitRules(ctx, p, false); err != nil {
+	if err := l.waitAgent(ctx, p, event.Outside); err != nil {
 		return err
 	}
 	p.annotated = false
@@ -183,39 +183,11 @@ func (l *Lab) JoinMesh(ctx context.Context, p *Pod) error {
 	if err := l.WritePod(p); err != nil {
 		return err
 	}
-	if err := l.waitRules(ctx, p, true); err != nil {
+	if err := l.waitAgent(ctx, p, event.Enrolled); err != nil {
 		return err
 	}
 	p.annotated = true
 	return errors.Join(l.WritePod(p), l.recordPods())
-}
-
-// waitRules waits until a pod is enrolled, with redirection rules and a proxy
-// that listens, or has no rule.
-func (l *Lab) waitRules(ctx context.Context, p *Pod, want bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for {
-		rules, err := p.Residue()
-		if err != nil {
-			return err
-		}
-		ports, err := p.ProxyListeners()
-		if err != nil {
-			return err
-		}
-		// The agent asks ztunnel after it has written the rules, and takes the
-		// pod from ztunnel after it has removed them.
-		if want && len(rules) > 0 && servedBy(ports) || !want && len(rules) == 0 {
-			return nil
-		}
-		if lifecycle.Sleep(ctx, 10*time.Millisecond) != nil {
-			if want {
-				return fmt.Errorf("the agent of %s has not enrolled %v within 5 s", p.Node.Name, p)
-			}
-			return fmt.Errorf("the agent of %s has left in %v: %v", p.Node.Name, p, rules)
-		}
-	}
 }
 
 // recordPods writes the pods to the state file, for later commands.

@@ -99,11 +99,6 @@ const (
 	portDNS       = 15053
 )
 
-// servedBy reports whether a proxy that listens on ports serves a pod.
-func servedBy(ports []int) bool {
-	return slices.Contains(ports, portOutbound) && slices.Contains(ports, portPlaintext) && slices.Contains(ports, portTunnel)
-}
-
 // ProxyListeners lists the ports of a proxy that something listens on in the
 // pod's namespace now.
 func (p *Pod) ProxyListeners() (ports []int, err error) {

@@ -49,7 +49,7 @@ func Faults() []Fault {
 		{"ca-away", "rotation", "istiod-lite is stopped (SIGSTOP) and signs nothing", "was not renewed", freezeIstiod},
 		{"tokens-lost", "istiod-away", "the node tokens are changed, so the restarted istiod-lite knows no node", "is not in force", loseTokens},
 		{"socket-gone", "ztunnel-killed", "the agent's socket is moved away, so the new ztunnel hears of no pod", "after the start of the new ztunnel", hideSocket},
-		{"agent-asleep", "leave-mesh", "the agent of the node is stopped (SIGSTOP) and takes nothing away", "has left in", freezeAgent},
+		{"agent-asleep", "leave-mesh", "the agent of the node is stopped (SIGSTOP) and takes nothing away", "does not say within 5 s that shop/cart is outside", freezeAgent},
 	}
 }
 

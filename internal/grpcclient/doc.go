@@ -5,7 +5,8 @@
 //
 // The caller of [Dial] closes the connection. Nothing runs beside it: the file
 // of roots is read at each handshake and the token file at each call, so a
-// change of either needs no watcher and no restart.
+// change of either needs no watcher and no restart. [WatchRoots] is for those who
+// hold something that depends on the roots.
 //
 // # Not done here
 //

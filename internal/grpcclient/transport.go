@@ -14,8 +14,15 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// maxRootFile is the most that is read of a file of roots, in bytes.
-const maxRootFile = 4 << 20
+const (
+	// maxRootFile is the most that is read of a file of roots, in bytes.
+	maxRootFile = 4 << 20
+
+	// systemRoots in place of a path means the roots of the operating system, and
+	// a text with pemBegin in it the roots themselves.
+	systemRoots = "SYSTEM"
+	pemBegin    = "-----BEGIN"
+)
 
 // transport is TLS whose roots are looked up at each handshake, so that new
 // connections follow a file that changes.
@@ -32,9 +39,9 @@ func newTransport(rootCA, serverName string) (*transport, error) {
 	switch {
 	case rootCA == "":
 		return nil, errors.New(`control plane roots are not set: want a path, "SYSTEM" or PEM text`)
-	case rootCA == "SYSTEM":
+	case rootCA == systemRoots:
 		t.roots = func() (*x509.CertPool, error) { return nil, nil }
-	case strings.Contains(rootCA, "-----BEGIN"):
+	case strings.Contains(rootCA, pemBegin):
 		pool, err := parseRoots("PEM text", []byte(rootCA))
 		if err != nil {
 			return nil, err

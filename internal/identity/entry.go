@@ -62,6 +62,7 @@ type entry struct {
 
 	// The request.
 	fetching bool
+	stale    bool               // ask again at once: the running request may have been too early
 	cancel   context.CancelFunc // of the running request
 	answered chan struct{}      // closed, and replaced, at the end of each request
 	asked    time.Time          // when the last request ended
@@ -158,7 +159,11 @@ func (m *Manager) finish(e *entry, cert *Certificate, err error) {
 		e.failures = 0
 		e.backoff.Reset()
 		e.cert, e.due, e.urgent = cert, refreshTime(cert, now), false
+		if e.stale {
+			e.due = now
+		}
 	}
+	e.stale = false
 	close(e.answered)
 	e.answered = make(chan struct{})
 	if m.entries[e.id] != e {

@@ -186,12 +186,17 @@ func (m *Manager) Retain(id ID) (release func()) {
 }
 
 // Refresh makes the certificates of all identities that match due for renewal
-// now, as when the roots of the mesh have changed. It does not wait.
+// now, as when the roots of the mesh have changed. One that is being asked for is
+// asked for again: its answer may be from before the change. It does not wait.
 func (m *Manager) Refresh(match func(ID) bool) {
 	m.mu.Lock()
 	now := time.Now()
 	for _, e := range m.entries {
-		if e.cert != nil && e.err == nil && match(e.id) {
+		switch {
+		case !match(e.id):
+		case e.fetching:
+			e.stale = true
+		case e.cert != nil: // no back-off either: what failed may go well now
 			e.due = now
 		}
 	}

@@ -669,6 +669,39 @@ func TestManagerRefreshNow(t *testing.T) {
 	})
 }
 
+// The answer to a request that was under way may be from before the change.
+func TestManagerRefreshDuringARequest(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		mt := newManagerTest(t, ManagerConfig{})
+		free := make(chan struct{})
+		mt.ca.set(func(ctx context.Context, id ID) error { <-free; return nil })
+		defer mt.Retain(account("web"))()
+		mt.pass(time.Second)
+		mt.Refresh(func(ID) bool { return true })
+		close(free)
+		mt.pass(0)
+		mt.wantAsked("refreshed while it was asked for", account("web"), 2)
+		mt.pass(time.Minute)
+		mt.wantAsked("once more is enough", account("web"), 2)
+	})
+}
+
+// A long back-off does not keep an old root in force.
+func TestManagerRefreshDuringABackoff(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		mt := newManagerTest(t, ManagerConfig{RetryInitial: 10 * time.Minute, RetryMax: time.Hour})
+		defer mt.Retain(account("web"))()
+		mt.pass(time.Minute)
+		mt.ca.set(refuse)
+		mt.pass(12 * time.Hour) // the renewal fails
+		mt.ca.set(nil)
+		before := len(mt.ca.times(account("web")))
+		mt.Refresh(func(ID) bool { return true })
+		mt.pass(time.Second)
+		mt.wantAsked("refreshed while it backs off", account("web"), before+1)
+	})
+}
+
 func TestManagerConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]ManagerConfig{
 		"negative cap": {MaxInFlight: -1}, "negative timeout": {FetchTimeout: -1}, "max below initial": {RetryInitial: time.Minute, RetryMax: time.Second},

@@ -1,0 +1,71 @@
+package grpcclient
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestWatchRoots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "root-cert.pem")
+		one, two := []byte(newAuthority(t).pem), []byte(newAuthority(t).pem)
+		put := func(text []byte) {
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(one)
+		calls := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := WatchRoots(ctx, path, func() { calls++ }); err != nil {
+				t.Error(err)
+			}
+		})
+		defer func() { cancel(); wg.Wait() }()
+		want := func(why string, after time.Duration, n int) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if calls != n {
+				t.Errorf("%s: %d calls, want %d", why, calls, n)
+			}
+		}
+		want("nothing has changed", time.Minute, 0)
+		put(one)
+		want("written anew with the same content", time.Minute, 0)
+		put(append(append([]byte{}, one...), two...))
+		want("a root more", lookAgain, 1)
+		want("and once more for who was late", tellAgain, 2)
+		want("and no more", time.Minute, 2)
+		put(nil)
+		want("empty: being written", time.Minute, 2)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		want("away", time.Minute, 2)
+		put(two)
+		want("a root less", lookAgain, 3)
+		put(one)
+		want("changed again at once", lookAgain, 4)
+		want("once more after the last change", tellAgain, 5)
+		want("and no more", time.Minute, 5)
+	})
+}
+
+// What is no file never changes.
+func TestWatchRootsThatAreNoFile(t *testing.T) {
+	for _, roots := range []string{"SYSTEM", newAuthority(t).pem} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := WatchRoots(ctx, roots, func() { t.Error("changed") }); err != nil {
+			t.Error(err)
+		}
+	}
+}

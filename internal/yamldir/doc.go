@@ -8,8 +8,9 @@
 // and asks [Config.Check] about every file. A file that does not parse, does not
 // pass the check, or holds an object that stands in another file too is refused
 // as a whole: its reason is in [Set.Refused] and its last good state stays in
-// force. [Reader.Watch] does the same whenever something changes, and every few
-// seconds in case a notification was lost.
+// force; [Set.Unheard] are those that never had one. [Reader.Watch] does the same
+// whenever something changes, and every few seconds in case a notification was
+// lost.
 //
 // # Ownership
 //

@@ -89,6 +89,9 @@ func (p part) toJSON() ([]byte, error) {
 	if p.json {
 		return p.checkJSON()
 	}
+	if err := p.checkAliases(); err != nil {
+		return nil, err
+	}
 	raw, err := yaml.YAMLToJSONStrict(p.text)
 	if err != nil {
 		return nil, p.yamlError(err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -49,6 +50,17 @@ type Set struct {
 
 	// Refused is what is wrong now, by file and line.
 	Refused []*Error
+
+	// Unheard are files that are refused and have never been in force, as far as
+	// this Reader knows: there is no last good state to go on with. After a
+	// restart that may be a file which was in force before.
+	Unheard []Unheard
+}
+
+// Unheard is a file of which nothing is in force.
+type Unheard struct {
+	Path string
+	Text []byte // nil when it cannot be read
 }
 
 // Reader reads one directory and remembers the last good state of each file.
@@ -89,9 +101,11 @@ func NewReader(cfg Config) *Reader {
 func (r *Reader) Read(ctx context.Context) (Set, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dir = nil
 	err := r.scan(ctx)
-	if err != nil {
+	switch {
+	case err == nil:
+		r.dir = nil
+	case ctx.Err() == nil: // else it is the caller that is in a hurry
 		r.dir = &Error{File: r.cfg.Dir, Err: err}
 	}
 	r.settle()
@@ -114,8 +128,8 @@ func (r *Reader) scan(ctx context.Context) error {
 			continue
 		}
 		info, err := os.Stat(path) // follows links: ConfigMap volumes are made of them
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+		if errors.Is(err, os.ErrNotExist) && !isLink(path) {
+			continue // removed just now
 		}
 		if err == nil && info.IsDir() {
 			continue
@@ -127,6 +141,13 @@ func (r *Reader) scan(ctx context.Context) error {
 		delete(r.files, path)
 	}
 	return nil
+}
+
+// isLink reports whether path is there as a symbolic link. One that leads nowhere
+// is not a file that was removed.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
 }
 
 // wanted reports whether a file of that name holds manifests.
@@ -151,7 +172,10 @@ func (r *Reader) update(path string, info os.FileInfo, err error) {
 			return
 		}
 		e.stamp = now
-		err = e.load(path, info, r.cfg.Check)
+		err = e.load(path, r.cfg.Check)
+		if isFresh(info, time.Now()) {
+			e.stamp = stamp{} // a further change may bear the same time: look again
+		}
 	}
 	if err != nil {
 		e.stamp, e.content, e.candidate = stamp{}, nil, nil
@@ -168,15 +192,45 @@ func stampOf(info os.FileInfo) stamp {
 	return s
 }
 
-// load parses and checks the file at path.
-func (e *entry) load(path string, info os.FileInfo, check func(*File) error) error {
+// freshTime is within how long after a change of a file another one may bear the
+// same time. Our choice: many ticks of any clock that stamps files.
+const freshTime = 100 * time.Millisecond
+
+// isFresh reports whether a file was changed a moment before now.
+func isFresh(info os.FileInfo, now time.Time) bool {
+	s := stampOf(info)
+	return now.UnixNano()-max(s.mtime, s.ctime) < int64(freshTime)
+}
+
+// readRegular reads a regular file of bounded size. What path leads to is looked
+// at once it is open: whoever can write into the directory must not make us read
+// or wait for anything else.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("is %v, want a regular file", info.Mode().Type())
+		return nil, fmt.Errorf("is %v, want a regular file", info.Mode().Type())
 	}
 	if info.Size() > maxFileBytes {
-		return fmt.Errorf("has %d bytes, want at most %d", info.Size(), maxFileBytes)
+		return nil, fmt.Errorf("has %d bytes, want at most %d", info.Size(), maxFileBytes)
 	}
-	content, err := os.ReadFile(path)
+	content, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil && len(content) > maxFileBytes {
+		err = fmt.Errorf("has more than %d bytes", maxFileBytes)
+	}
+	return content, err
+}
+
+// load parses and checks the file at path.
+func (e *entry) load(path string, check func(*File) error) error {
+	content, err := readRegular(path)
 	if err != nil {
 		var at *os.PathError
 		if errors.As(err, &at) {
@@ -290,6 +344,8 @@ func (r *Reader) set() Set {
 		e := r.files[path]
 		if e.good != nil {
 			s.Files = append(s.Files, e.good)
+		} else {
+			s.Unheard = append(s.Unheard, Unheard{Path: path, Text: e.content})
 		}
 		s.Refused = append(s.Refused, e.refused...)
 		s.Refused = append(s.Refused, e.conflicts...)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,13 +13,19 @@ import (
 	"time"
 )
 
-// makers are the two ways to make the two hops, compared in one run.
-var makers = []struct {
+// maker makes two hops.
+type maker struct {
 	name string
 	make func(testing.TB, string) twoHops
-}{
+}
+
+// makers are the ways to make the two hops, compared in one run: inside this
+// process, and with a process for each proxy.
+var makers = []maker{
 	{"ours", ourHops},
 	{"xnet", theirHops},
+	{"ours-2proc", inProcesses("ours")},
+	{"xnet-2proc", inProcesses("xnet")},
 }
 
 // BenchmarkTwoHops measures bulk from a client to an application through two
@@ -59,7 +66,7 @@ func BenchmarkTwoHops(b *testing.B) {
 				b.SetBytes(1 << 20)
 				b.ReportAllocs()
 				b.ResetTimer()
-				cpu := cpuTime()
+				cpu := hops.cpuTime()
 				var wg sync.WaitGroup
 				var left atomic.Int64
 				left.Store(int64(b.N))
@@ -73,15 +80,18 @@ func BenchmarkTwoHops(b *testing.B) {
 				wg.Wait()
 				waitFor(&got, int64(b.N)<<20)
 				b.StopTimer()
-				b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/1e3, "cpu-us/op")
+				b.ReportMetric(float64(hops.cpuTime()-cpu)/float64(b.N)/1e3, "cpu-us/op")
 			})
 		}
 	}
 }
 
-// cpuTime is the CPU time of this process: on a machine with other work it
-// tells more than the wall clock.
-func cpuTime() time.Duration {
+// cpuTime is the CPU time of the proxies, or of this process if they are in it:
+// on a machine with other work it tells more than the wall clock.
+func (h twoHops) cpuTime() time.Duration {
+	if h.cpu != nil {
+		return h.cpu()
+	}
 	var u syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
@@ -89,15 +99,19 @@ func cpuTime() time.Duration {
 
 // waitFor waits until n has come.
 func waitFor(got *atomic.Int64, n int64) {
+	tick := time.NewTicker(50 * time.Microsecond)
+	defer tick.Stop()
 	for got.Load() < n {
-		time.Sleep(50 * time.Microsecond)
+		<-tick.C
 	}
 }
 
 // BenchmarkNewConnections measures short connections over a warm tunnel: one
 // connect, one byte each way, one close per operation, 16 at a time.
 func BenchmarkNewConnections(b *testing.B) {
-	for _, m := range makers {
+	direct := makers[0]
+	direct.name, direct.make = "direct", func(_ testing.TB, app string) twoHops { return twoHops{entry: app} }
+	for _, m := range append([]maker{direct}, makers...) {
 		b.Run(m.name, func(b *testing.B) {
 			app := appListener(b, func(c *net.TCPConn) { io.Copy(c, c); c.CloseWrite() })
 			hops := m.make(b, app)
@@ -114,27 +128,85 @@ func BenchmarkNewConnections(b *testing.B) {
 			if err := once(); err != nil {
 				b.Fatal(err)
 			}
-			b.ReportAllocs()
-			b.ResetTimer()
-			cpu := cpuTime()
-			var wg sync.WaitGroup
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			for range 16 {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						if err := once(); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			}
-			wg.Wait()
-			b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/1e3, "cpu-us/op")
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+			eachOf16(b, hops, once)
 		})
 	}
+}
+
+// BenchmarkOpenStream measures the tunnel's part of a short connection: a
+// CONNECT, its 200, one byte each way, and the end of both directions, 16 at a
+// time, with a handler that echoes and no sockets of applications.
+func BenchmarkOpenStream(b *testing.B) {
+	b.Run("ours", func(b *testing.B) {
+		n := newNode(b, nodeConfig{})
+		n.open("10.0.0.1:80").Close()
+		req := request(b, "10.0.0.1:80")
+		eachOf16(b, twoHops{}, func() error {
+			s, err := n.pool.Open(b.Context(), n.target(), req)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			return oneByte(s, s, s.CloseWrite)
+		})
+	})
+	b.Run("xnet", func(b *testing.B) {
+		h := newTheirs(b, newCerts(b), func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			theirCopy(flushWriter{w, w.(http.Flusher)}, r.Body)
+		})
+		eachOf16(b, twoHops{}, func() error {
+			w, res, err := h.open(b.Context(), "10.0.0.1:80")
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			return oneByte(res.Body, w, w.Close)
+		})
+	})
+}
+
+// oneByte sends a byte, reads it back, and ends both directions.
+func oneByte(r io.Reader, w io.Writer, end func() error) error {
+	var p [1]byte
+	if _, err := w.Write(p[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(r, p[:]); err != nil {
+		return err
+	}
+	if err := end(); err != nil {
+		return err
+	}
+	if _, err := r.Read(p[:]); err != io.EOF {
+		return fmt.Errorf("want the end, got %v", err)
+	}
+	return nil
+}
+
+// eachOf16 runs once b.N times on 16 goroutines.
+func eachOf16(b *testing.B, hops twoHops, once func() error) {
+	b.ReportAllocs()
+	b.ResetTimer()
+	cpu := hops.cpuTime()
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	for range 16 {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := once(); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(hops.cpuTime()-cpu)/float64(b.N)/1e3, "cpu-us/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
 }
 
 // BenchmarkRoundTrip measures one byte there and back on open connections, one
@@ -177,7 +249,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 // application's own sockets are counted apart and taken off.
 func BenchmarkIdleConnections(b *testing.B) {
 	const conns = 1000
-	for _, m := range makers {
+	for _, m := range makers[:2] {
 		b.Run(m.name, func(b *testing.B) {
 			release := make(chan struct{})
 			app := appListener(b, func(c *net.TCPConn) {

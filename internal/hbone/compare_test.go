@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -17,7 +18,7 @@ import (
 // proxy -> application TCP; entry is where clients connect.
 type twoHops struct {
 	entry string
-	warm  func() // makes the tunnel
+	cpu   func() time.Duration // used by the proxies; nil: they share our process
 }
 
 // ourHops is the chain made of this package.
@@ -26,10 +27,14 @@ func ourHops(b testing.TB, app string) twoHops {
 	return twoHops{entry: n.entry(app, nil)}
 }
 
-// theirHops is the same chain made of the client and the server of
-// x/net/http2, with frames of 1 MiB and buffers of 256 KiB.
-func theirHops(b testing.TB, app string) twoHops {
-	certs := newCerts(b)
+// theirs is a client and a server of x/net/http2, with frames of 1 MiB.
+type theirs struct {
+	transport *http2.Transport
+	addr      string
+}
+
+// newTheirs starts a server with handle.
+func newTheirs(b testing.TB, certs *testCerts, handle http.HandlerFunc) *theirs {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -54,20 +59,15 @@ func theirHops(b testing.TB, app string) twoHops {
 			wg.Go(func() {
 				tc := tls.Server(raw, conf)
 				if tc.Handshake() == nil {
-					srv.ServeConn(tc, &http2.ServeConnOpts{Handler: http.HandlerFunc(theirInbound)})
+					srv.ServeConn(tc, &http2.ServeConnOpts{Handler: handle})
 				}
 				raw.Close()
 			})
 		}
 	})
-	clientConf, _ := certs.client(b.Context())
-	transport := &http2.Transport{TLSClientConfig: clientConf, MaxReadFrameSize: maxFrame}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
-	entry := appListener(b, func(c *net.TCPConn) { theirOutbound(ctx, c, transport, ln.Addr().String(), app) })
+	h := &theirs{transport: theirTransport(b, certs), addr: ln.Addr().String()}
 	b.Cleanup(func() {
-		cancel()
 		ln.Close()
-		transport.CloseIdleConnections()
 		mu.Lock()
 		for c := range open {
 			c.Close()
@@ -75,6 +75,34 @@ func theirHops(b testing.TB, app string) twoHops {
 		mu.Unlock()
 		wg.Wait()
 	})
+	return h
+}
+
+// theirTransport is the client.
+func theirTransport(b testing.TB, certs *testCerts) *http2.Transport {
+	conf, _ := certs.client(b.Context())
+	t := &http2.Transport{TLSClientConfig: conf, MaxReadFrameSize: maxFrame}
+	b.Cleanup(t.CloseIdleConnections)
+	return t
+}
+
+// open sends a CONNECT and returns the two directions.
+func (h *theirs) open(ctx context.Context, app string) (*io.PipeWriter, *http.Response, error) {
+	pr, pw := io.Pipe()
+	req := (&http.Request{
+		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: h.addr}, Host: app, Body: pr,
+	}).WithContext(ctx)
+	res, err := h.transport.RoundTrip(req)
+	return pw, res, err
+}
+
+// theirHops is the same chain made of the client and the server of
+// x/net/http2, with frames of 1 MiB and buffers of 256 KiB.
+func theirHops(b testing.TB, app string) twoHops {
+	h := newTheirs(b, newCerts(b), theirInbound)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
+	entry := appListener(b, func(c *net.TCPConn) { theirOutbound(ctx, c, h, app) })
+	b.Cleanup(cancel)
 	return twoHops{entry: entry}
 }
 
@@ -122,20 +150,16 @@ func theirInbound(w http.ResponseWriter, r *http.Request) {
 }
 
 // theirOutbound carries one connection of a client.
-func theirOutbound(ctx context.Context, c *net.TCPConn, transport *http2.Transport, proxy, app string) {
-	pr, pw := io.Pipe()
-	req := (&http.Request{
-		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: proxy}, Host: app, Body: pr,
-	}).WithContext(ctx)
-	res, err := transport.RoundTrip(req)
+func theirOutbound(ctx context.Context, c *net.TCPConn, h *theirs, app string) {
+	w, res, err := h.open(ctx, app)
 	if err != nil {
 		return
 	}
 	defer res.Body.Close()
 	done := make(chan struct{})
 	go func() {
-		theirCopy(pw, c)
-		pw.Close()
+		theirCopy(w, c)
+		w.Close()
 		close(done)
 	}()
 	theirCopy(c, res.Body)

@@ -104,6 +104,7 @@ func (l *limitCounts) get(name Limit) int {
 
 // nodeConfig changes what newNode makes.
 type nodeConfig struct {
+	certs  *testCerts // nil: new ones
 	server ServerConfig
 	pool   PoolConfig
 }
@@ -111,7 +112,10 @@ type nodeConfig struct {
 // newNode starts a server with handle, and a pool.
 func newNode(t testing.TB, cfg nodeConfig) *node {
 	t.Helper()
-	n := &node{t: t, certs: newCerts(t), served: make(chan error, 1)}
+	n := &node{t: t, certs: cfg.certs, served: make(chan error, 1)}
+	if n.certs == nil {
+		n.certs = newCerts(t)
+	}
 	cfg.server.TLS = n.certs.server
 	if cfg.server.Handle == nil {
 		cfg.server.Handle = echo

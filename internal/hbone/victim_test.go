@@ -2,9 +2,6 @@ package hbone
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/netip"
 	"os"
@@ -115,16 +112,9 @@ func heapBytes() uint64 {
 // startAttacker starts a process that attacks.
 func startAttacker(b *testing.B, n *node, name string) (stop func()) {
 	b.Helper()
-	key, err := x509.MarshalECPrivateKey(n.certs.cert.PrivateKey.(*ecdsa.PrivateKey))
-	if err != nil {
-		b.Fatal(err)
-	}
-	var in bytes.Buffer
-	pem.Encode(&in, &pem.Block{Type: "CERTIFICATE", Bytes: n.certs.cert.Certificate[0]})
-	pem.Encode(&in, &pem.Block{Type: "EC PRIVATE KEY", Bytes: key})
 	cmd := exec.Command(os.Args[0], "-test.run=^TestAttackerProcess$", "-test.timeout=60s")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s", attackerEnv, n.addr, name))
-	cmd.Stdin = &in
+	cmd.Stdin = bytes.NewReader(n.certs.pem(b))
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
@@ -191,27 +181,4 @@ func (a *attacker) handshakeOnly(n *node) {
 	a.t.Helper()
 	a.raw.SetReadBuffer(4 << 10)
 	a.tlsClient(n)
-}
-
-// readCerts reads what startAttacker wrote.
-func readCerts(t *testing.T) *testCerts {
-	t.Helper()
-	var text bytes.Buffer
-	if _, err := text.ReadFrom(os.Stdin); err != nil {
-		t.Fatal(err)
-	}
-	cert, rest := pem.Decode(text.Bytes())
-	key, _ := pem.Decode(rest)
-	leaf, err := x509.ParseCertificate(cert.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.ParseECPrivateKey(key.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &testCerts{pool: x509.NewCertPool()}
-	c.pool.AddCert(leaf)
-	c.cert.Certificate, c.cert.PrivateKey, c.cert.Leaf = [][]byte{cert.Bytes}, private, leaf
-	return c
 }

@@ -26,7 +26,10 @@ func Pipe(a, b netip.AddrPort) (atA, atB *Conn) {
 		&Conn{in: there, out: back, local: addrB, remote: addrA}
 }
 
-func (c *Conn) Read(p []byte) (int, error)  { return c.in.take(p) }
+// Read reads what has come; it waits for the first byte.
+func (c *Conn) Read(p []byte) (int, error) { return c.in.take(p) }
+
+// Write sends p; it waits while the peer does not read.
 func (c *Conn) Write(p []byte) (int, error) { return c.out.give(p) }
 
 // CloseWrite ends our direction, as a FIN does.

@@ -11,7 +11,7 @@ OURS      := ./ambit ./ztunnel/cmd/ztunnel ./istiod-lite/cmd/istiod-lite ./cni/c
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-break test check fuzz bench interop clean
+.PHONY: help build demo demo-break test check fuzz bench perf perf-quick interop clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ fuzz: ## every fuzz test for FUZZTIME (20s) each
 
 bench: ## the benchmarks whose figures stand in ARCHITECTURE.md
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/hbone ./internal/streamio ./internal/policy ./internal/workload
+
+perf: build ## the mesh measured on this machine, in 15 minutes; ZTUNNEL=/path/to/ztunnel adds a peer (root)
+	$(BIN)/ambit perf --plan full --out $(BIN)/perf.json $(addprefix --ztunnel ,$(ZTUNNEL))
+
+perf-quick: build ## the same in 3 minutes
+	$(BIN)/ambit perf --plan quick --out $(BIN)/perf-quick.json $(addprefix --ztunnel ,$(ZTUNNEL))
 
 interop: build ## traffic with a real Rust ztunnel in place of ours: make interop ZTUNNEL=/path/to/ztunnel (root)
 	@[ -n "$(ZTUNNEL)" ] || { echo "say where it is: make interop ZTUNNEL=/path/to/ztunnel"; exit 2; }

@@ -51,8 +51,11 @@ func (c *Case) Figures() map[Metric]map[string]Figure {
 			continue
 		}
 		for variant, f := range out[a.over] {
-			if variant != None {
-				put(m, variant, minus(f, none))
+			if variant == None {
+				continue
+			}
+			if d, ok := minus(f, none); ok {
+				put(m, variant, d)
 			}
 		}
 	}
@@ -129,10 +132,10 @@ func figure(each map[int]float64) (Figure, bool) {
 
 // minus is what f is more than base, repetition by repetition where both have
 // them.
-func minus(f, base Figure) Figure {
+func minus(f, base Figure) (Figure, bool) {
 	if f.each == nil || base.each == nil {
 		v := f.Median - base.Median
-		return Figure{Median: v, Low: v, High: v, N: f.N}
+		return Figure{Median: v, Low: v, High: v, N: f.N}, true
 	}
 	each := map[int]float64{}
 	for rep, v := range f.each {
@@ -140,8 +143,7 @@ func minus(f, base Figure) Figure {
 			each[rep] = v - b
 		}
 	}
-	d, _ := figure(each)
-	return d
+	return figure(each)
 }
 
 // Ratio is one figure over another.

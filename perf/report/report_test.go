@@ -118,6 +118,17 @@ func TestAddedLatencyIsOverNone(t *testing.T) {
 	}
 }
 
+// What the mesh adds needs a repetition in which both were measured.
+func TestAddedLatencyOfDifferentRepetitionsIsNone(t *testing.T) {
+	c := &Case{Name: "c", Samples: []*Sample{
+		{Variant: None, Repetition: 1, Latency: latencyOf(t, 1000)},
+		{Variant: Ours, Repetition: 2, Latency: latencyOf(t, 3000)},
+	}}
+	if f, ok := c.Figures()[AddedP50][Ours]; ok {
+		t.Errorf("added p50 = %+v", f)
+	}
+}
+
 func TestCompare(t *testing.T) {
 	tests := []struct {
 		name          string

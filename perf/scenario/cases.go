@@ -50,7 +50,7 @@ func scenes(plan report.Plan) []scene {
 		bulk(same, 1, load.Up, plan, false), bulk(same, 8, load.Up, plan, true),
 		most(across, plan, false), most(same, plan, false),
 		rate(across, 1000, plan, false), rate(across, 100, plan, true), rate(same, 1000, plan, true),
-		duringBulk(across, 1000, plan),
+		duringBulk(across, 2000, plan),
 		churn(across, plan, false), churn(same, plan, true),
 	}
 	var out []scene
@@ -228,6 +228,7 @@ func churn(w way, plan report.Plan, onlyFull bool) scene {
 				return nil, err
 			}
 			out := o.sample(s, rep)
+			out.Latency = "" // as in most
 			perRequest(out, o, s, w)
 			out.Values[report.Connections] = float64(o.done.Connections) / o.usage.Took.Seconds()
 			return out, nil
@@ -235,10 +236,13 @@ func churn(w way, plan report.Plan, onlyFull bool) scene {
 	}
 }
 
+// fewer is how often to repeat what takes long and varies little.
+func fewer(plan report.Plan) int { return max(1, plan.Repetitions/2) }
+
 // idleCPU measures what a proxy costs when nothing happens.
 func idleCPU(plan report.Plan) scene {
 	return scene{
-		name: "idle", title: "Nothing happens", variants: meshVariants, repetitions: 2,
+		name: "idle", title: "Nothing happens", variants: meshVariants, repetitions: fewer(plan),
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, across, time.Second, 3*plan.Window)
 			if err != nil {
@@ -258,7 +262,7 @@ const settled = time.Second
 func memory(idle int, plan report.Plan, onlyFull bool) scene {
 	return scene{
 		name: fmt.Sprintf("memory/%d", idle), title: fmt.Sprintf("Memory of both proxies between two nodes, and with %d idle connections", idle),
-		variants: meshVariants, repetitions: min(plan.Repetitions, 2), onlyFull: onlyFull,
+		variants: meshVariants, repetitions: fewer(plan), onlyFull: onlyFull,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			if err := s.restart(ctx); err != nil {
 				return nil, err

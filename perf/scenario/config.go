@@ -34,7 +34,7 @@ type Config struct {
 // The plans that have a name.
 var (
 	quick = report.Plan{Name: "quick", Repetitions: 3, Warm: 300 * time.Millisecond, Window: time.Second}
-	full  = report.Plan{Name: "full", Repetitions: 7, Warm: 500 * time.Millisecond, Window: 2 * time.Second}
+	full  = report.Plan{Name: "full", Repetitions: 5, Warm: 500 * time.Millisecond, Window: 2 * time.Second}
 )
 
 // PlanNamed returns the plan of a name.

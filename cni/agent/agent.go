@@ -59,6 +59,9 @@ func (c Config) withDefaults() (Config, error) {
 	default:
 		return Config{}, fmt.Errorf("DNS capture %q: want never, off or on", c.DNS)
 	}
+	if c.AnswerTimeout < 0 || c.RepairEvery < 0 {
+		return Config{}, fmt.Errorf("AnswerTimeout %v and RepairEvery %v: want no negative times", c.AnswerTimeout, c.RepairEvery)
+	}
 	c.AnswerTimeout = cmp.Or(c.AnswerTimeout, 4500*time.Millisecond)
 	c.RepairEvery = cmp.Or(c.RepairEvery, 30*time.Second)
 	return c, nil

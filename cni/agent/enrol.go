@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -62,21 +63,23 @@ func (a *Agent) Add(ctx context.Context, req event.Add) error {
 func (a *Agent) waitPod(ctx context.Context, req event.Add) (Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
 	defer cancel()
+	why := errors.New("it was not looked up in time")
 	for {
 		p, found, err := a.pods.Lookup(ctx, req.PodNamespace, req.PodName)
-		if err == nil && found && (req.PodUID == "" || req.PodUID == p.UID) {
+		switch {
+		case ctx.Err() != nil: // what the look before found is what counts
+		case err != nil:
+			why = err
+		case !found:
+			why = fmt.Errorf("it is not known to the agent after %v, which so cannot tell whether it belongs to the mesh", lookupPatience)
+		case req.PodUID != "" && req.PodUID != p.UID:
+			why = fmt.Errorf("it is known with uid %s, the runtime starts %s", p.UID, req.PodUID)
+		default:
 			return p, nil
 		}
-		if lifecycle.Sleep(ctx, lookupEvery) == nil {
-			continue
+		if lifecycle.Sleep(ctx, lookupEvery) != nil {
+			return Pod{}, fmt.Errorf("pod %s/%s: %w", req.PodNamespace, req.PodName, why)
 		}
-		switch {
-		case err != nil:
-			return Pod{}, fmt.Errorf("pod %s/%s cannot be looked up: %w", req.PodNamespace, req.PodName, err)
-		case found:
-			return Pod{}, fmt.Errorf("pod %s/%s is known with uid %s, the runtime starts %s", req.PodNamespace, req.PodName, p.UID, req.PodUID)
-		}
-		return Pod{}, fmt.Errorf("pod %s/%s is not known to the agent after %v, so it cannot tell whether the pod belongs to the mesh", req.PodNamespace, req.PodName, lookupPatience)
 	}
 }
 
@@ -233,18 +236,18 @@ func (a *Agent) capture(at *attachment, p Pod, reason string) error {
 }
 
 // apply writes rules, and counts and logs when rules that stood were not as
-// written.
+// written. The caller holds at.
 func (a *Agent) apply(at *attachment, cfg redirect.Config) error {
-	if at.rec.Captured {
-		var drift *redirect.DriftError
-		if err := redirect.Verify(at.ns, at.rec.Redirect); errors.As(err, &drift) {
-			a.metrics.repaired.Inc()
-			a.log.Warn("rules of a pod were changed, writing them again", zap.Stringer("pod", at), zap.Error(err))
+	drift, err := redirect.Reconcile(at.ns, cfg)
+	if !at.rec.Captured {
+		if err != nil {
+			err = errors.Join(err, redirect.Remove(at.ns)) // nothing half done
 		}
+		return err
 	}
-	err := redirect.Apply(at.ns, cfg)
-	if err != nil && !at.rec.Captured {
-		err = errors.Join(err, redirect.Remove(at.ns)) // nothing half done
+	if drift != nil && reflect.DeepEqual(cfg, at.rec.Redirect) {
+		a.metrics.repaired.Inc()
+		a.log.Warn("rules of a pod were changed, and are written again", zap.Stringer("pod", at), zap.NamedError("drift", drift))
 	}
 	return err
 }

@@ -40,21 +40,27 @@ func (e *DriftError) Error() string {
 // Apply writes the rules of cfg into ns, and verifies them. What is already as
 // it should be is left alone.
 func Apply(ns *netns.NS, cfg Config) error {
+	_, err := Reconcile(ns, cfg)
+	return err
+}
+
+// Reconcile is Apply, and says what was different before; nil when nothing was
+// written.
+func Reconcile(ns *netns.NS, cfg Config) (before *DriftError, err error) {
 	if err := cfg.Check(); err != nil {
-		return err
+		return nil, err
 	}
-	var drift *DriftError
-	err := Verify(ns, cfg)
-	if err == nil || !errors.As(err, &drift) {
-		return err
+	err = Verify(ns, cfg)
+	if err == nil || !errors.As(err, &before) {
+		return nil, err
 	}
 	if err := applyRouting(ns, cfg); err != nil {
-		return err
+		return before, err
 	}
 	if err := replaceTable(ns, cfg); err != nil {
-		return err
+		return before, err
 	}
-	return Verify(ns, cfg)
+	return before, Verify(ns, cfg)
 }
 
 // replaceTable writes our table, whatever was there, in one transaction.

@@ -96,15 +96,14 @@ func leftDescriptors(before map[string]int) error {
 	return errors.Join(errs...)
 }
 
-// leftMounts names namespaces that are still mounted below the directory for
-// temporary files.
+// leftMounts names namespaces that Mount has mounted and that still are.
 func leftMounts() error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") && strings.HasPrefix(f[4], os.TempDir()) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") && strings.Contains(f[4], "/"+mountPrefix()) {
 			return fmt.Errorf("a namespace is still mounted at %s", f[4])
 		}
 	}

@@ -4,6 +4,7 @@ package netnstest
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -75,11 +76,16 @@ func New(t testing.TB) *netns.NS {
 // it.
 func Mount(t testing.TB, ns *netns.NS) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "netns")
+	dir, err := os.MkdirTemp("", mountPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := ns.Do(func() error {
+	err = ns.Do(func() error {
 		return os.NewSyscallError("mount", unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""))
 	})
 	if err != nil {
@@ -88,6 +94,10 @@ func Mount(t testing.TB, ns *netns.NS) string {
 	t.Cleanup(func() { Unmount(t, path) })
 	return path
 }
+
+// mountPrefix begins the names of the directories in which this process mounts
+// namespaces.
+func mountPrefix() string { return fmt.Sprintf("netns-%d-", os.Getpid()) }
 
 // Unmount takes the path of Mount away before the test's end. Twice is no error.
 func Unmount(t testing.TB, path string) {

@@ -1,0 +1,380 @@
+package agent
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/cni/event"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
+	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/google/nftables"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// flush takes the rules of one of our chains out of a sandbox.
+func (s sandbox) flush(t *testing.T, chain string) {
+	t.Helper()
+	err := s.ns.WithFD(func(fd int) error {
+		c, err := nftables.New(nftables.WithNetNSFd(fd))
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Name: redirect.TableName, Family: nftables.TableFamilyINet}
+		c.FlushChain(&nftables.Chain{Name: chain, Table: table})
+		return c.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAddEnrols(t *testing.T) {
+	n := newNode(t, Config{Node: "node-1"})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	req := s.request("web", "c1")
+	req.PodUID = "u1"
+	n.mustAsk(event.PathAdd, req)
+	if got, want := s.rules(t), redirect.Text(redirect.Config{IPv6: true}); got != want {
+		t.Errorf("the pod's rules are\n%s\nwant\n%s", got, want)
+	}
+	if !z.has("u1", s.ns) || z.infos["u1"] != (zds.Info{Name: "web", Namespace: "shop", ServiceAccount: "front"}) {
+		t.Errorf("ztunnel has %v with %v, want the pod in its namespace", z.pods, z.infos)
+	}
+	if got := n.state("web"); got != event.Enrolled {
+		t.Errorf("state = %q, want enrolled", got)
+	}
+	n.mustAsk(event.PathAdd, req) // a runtime may ask again
+	n.mustAsk(event.PathCheck, req)
+
+	n.mustAsk(event.PathDel, s.del("web", "c1"))
+	if s.rules(t) != "" || z.count() != 0 || n.state("web") != "" {
+		t.Errorf("after DEL: rules %q, ztunnel has %v, state %q, want nothing", s.rules(t), z.pods, n.state("web"))
+	}
+	n.mustAsk(event.PathDel, s.del("web", "c1")) // and again
+}
+
+func TestAddOfAPluginThatIsNotOurs(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	status, text := n.askRaw(http.MethodPost, event.PathAdd, []byte(`{"Netns":"`+s.path+`","PodName":"web","PodNamespace":"shop",`+
+		`"IPs":[{"Interface":null,"Address":{"IP":"10.74.0.2","Mask":"////AA=="},"Gateway":"10.74.0.1"}]}`))
+	if status != http.StatusOK || !z.has("u1", s.ns) {
+		t.Errorf("answer %d %q, ztunnel has %v", status, text, z.pods)
+	}
+}
+
+func TestPodsOutsideTheMeshStartAndAreLeftAlone(t *testing.T) {
+	n := newNode(t, Config{}) // and without a ztunnel
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "none")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	if got := s.rules(t); got != "" || n.state("web") != event.Outside {
+		t.Errorf("rules %q, state %q, want none, outside", got, n.state("web"))
+	}
+	n.mustAsk(event.PathCheck, s.request("web", "c1"))
+	excluded := s.request("dns", "c2")
+	excluded.PodNamespace = "kube-system"
+	n.mustAsk(event.PathAdd, excluded) // no manifest, and nobody asks for one
+}
+
+func TestAddRefuses(t *testing.T) {
+	n := newNode(t, Config{Node: "node-1", AnswerTimeout: 1500 * time.Millisecond})
+	n.newZtunnel()
+	n.manifest("web", "u1", "")
+	n.manifest("db", "u2", "")
+	n.write("pod-elsewhere", "apiVersion: v1\nkind: Pod\nmetadata: {name: elsewhere, namespace: shop, uid: u3}\nspec: {nodeName: node-2, containers: [{name: a, image: a}]}\n")
+	s, taken := newSandbox(t, "10.74.0.2/24"), newSandbox(t, "10.74.0.3/24")
+	n.mustAsk(event.PathAdd, taken.request("db", "c2"))
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		edit func(r *event.Add)
+		want string
+	}{
+		{"the node's own namespace", func(r *event.Add) { r.Netns = "/proc/self/ns/net" }, "node's own"},
+		{"a namespace without the pod's address", func(r *event.Add) { r.IPs[0].Address.IP = r.IPs[0].Address.IP.To16(); r.IPs[0].Address.IP[15] = 77 }, "holds none of the pod's addresses [10.74.0.77]"},
+		{"a request without addresses", func(r *event.Add) { r.IPs = nil }, "holds none"},
+		{"the namespace of another pod", func(r *event.Add) { r.Netns, r.IPs = taken.path, taken.request("", "").IPs }, "namespace of pod shop/db already"},
+		{"a path that leads nowhere", func(r *event.Add) { r.Netns = file + "-missing" }, "no such file"},
+		{"a file that is no namespace", func(r *event.Add) { r.Netns = file }, "not a network namespace"},
+		{"a pod that nobody knows", func(r *event.Add) { r.PodName = "stranger" }, "not known to the agent"},
+		{"a pod under another uid", func(r *event.Add) { r.PodUID = "u9" }, "known with uid u1"},
+		{"a pod of another node", func(r *event.Add) { r.PodName = "elsewhere" }, "belongs to node node-2"},
+		{"no pod name", func(r *event.Add) { r.PodName = "" }, "names no netns"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := s.request("web", "c1")
+			tt.edit(&r)
+			n.wantRefused(event.PathAdd, r, tt.want)
+			if got := s.rules(t); got != "" || n.state("web") != "" {
+				t.Errorf("the refused pod has rules %q and state %q", got, n.state("web"))
+			}
+		})
+	}
+	if n.state("db") != event.Enrolled {
+		t.Error("the other pod has suffered")
+	}
+	if status, text := n.askRaw(http.MethodPost, event.PathAdd, []byte("{")); status != http.StatusBadRequest || !strings.Contains(text, "/cmdadd") {
+		t.Errorf("half a request: %d %q", status, text)
+	}
+}
+
+func TestAddWithoutAZtunnelFailsAndLeavesNothing(t *testing.T) {
+	n := newNode(t, Config{AnswerTimeout: 300 * time.Millisecond})
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.wantRefused(event.PathAdd, s.request("web", "c1"), "no ztunnel is connected")
+	if got := s.rules(t); got != "" || n.state("web") != "" {
+		t.Errorf("rules %q, state %q", got, n.state("web"))
+	}
+	if status, text := n.ask(http.MethodGet, event.PathStatus, nil); status == http.StatusOK || !strings.Contains(text, "no ztunnel") {
+		t.Errorf("status: %d %q, want that there is no ztunnel", status, text)
+	}
+}
+
+func TestAddThatZtunnelRefusesFailsAndLeavesNothing(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	z.setRefuse(errors.New("port 15008 is taken"))
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.wantRefused(event.PathAdd, s.request("web", "c1"), "port 15008 is taken")
+	if got := s.rules(t); got != "" || n.state("web") != "" {
+		t.Errorf("rules %q, state %q", got, n.state("web"))
+	}
+	eventually(t, "ztunnel is told to drop the pod", func() bool { z.mu.Lock(); defer z.mu.Unlock(); return len(z.dels) == 1 })
+	z.setRefuse(nil)
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+}
+
+func TestAddWaitsForItsManifest(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	time.AfterFunc(100*time.Millisecond, func() { n.manifest("web", "u1", "") })
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	if !z.has("u1", s.ns) {
+		t.Error("ztunnel has not got the pod")
+	}
+}
+
+func TestLabelsTakeARunningPodInAndOut(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "none")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	for range 2 {
+		n.manifest("web", "u1", "")
+		eventually(t, "the pod is taken in", func() bool { return n.state("web") == event.Enrolled && z.has("u1", s.ns) && s.rules(t) != "" })
+		n.manifest("web", "u1", "none")
+		eventually(t, "the pod is let go", func() bool { return n.state("web") == event.Outside && z.count() == 0 && s.rules(t) == "" })
+	}
+	n.manifest("web", "u1", "")
+	eventually(t, "in again", func() bool { return n.state("web") == event.Enrolled })
+	n.namespace("shop", "")
+	eventually(t, "the namespace's label counts too", func() bool { return n.state("web") == event.Outside && s.rules(t) == "" })
+}
+
+func TestAnnotationChangesTheRules(t *testing.T) {
+	n := newNode(t, Config{})
+	n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	n.write("pod-web", "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1, annotations: {ambient.istio.io/bypass-inbound-capture: \"true\"}}\nspec: {serviceAccountName: front, containers: [{name: a, image: a}]}\n")
+	want := redirect.Text(redirect.Config{IPv6: true, BypassInbound: true})
+	eventually(t, "inbound is left alone", func() bool { return s.rules(t) == want })
+}
+
+func TestDeletedAndEndedPodsAreReleased(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	n.write("pod-web", "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1}\nspec: {containers: [{name: a, image: a}]}\nstatus: {phase: Succeeded}\n")
+	eventually(t, "a pod that has ended is released", func() bool { return s.rules(t) == "" && z.count() == 0 })
+	n.manifest("web", "u1", "")
+	eventually(t, "a running one is not", func() bool { return s.rules(t) != "" && z.count() == 1 })
+	n.manifest("web", "u2", "")
+	eventually(t, "a pod of the same name is another", func() bool { return s.rules(t) == "" && z.count() == 0 })
+	n.manifest("web", "u1", "")
+	eventually(t, "back", func() bool { return z.count() == 1 })
+	if err := os.Remove(filepath.Join(n.dir, "pod-web.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a pod that is deleted is released", func() bool { return s.rules(t) == "" && z.count() == 0 })
+}
+
+func TestBadManifestChangesNothing(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	n.write("pod-web", "apiVersion: v1\nkind: Pod\nmetadata: {name: [web\n")
+	n.manifest("db", "u2", "")
+	s2 := newSandbox(t, "10.74.0.3/24")
+	n.mustAsk(event.PathAdd, s2.request("db", "c2"))
+	if n.state("web") != event.Enrolled || z.count() != 2 {
+		t.Errorf("web is %q, ztunnel has %v", n.state("web"), z.pods)
+	}
+}
+
+func TestRestartKeepsPodsAndForgetsTheDead(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s, dead, replaced := newSandbox(t, "10.74.0.2/24"), newSandbox(t, "10.74.0.3/24"), newSandbox(t, "10.74.0.4/24")
+	for i, sb := range []sandbox{s, dead, replaced} {
+		name := []string{"web", "db", "job"}[i]
+		n.manifest(name, "u"+name, "")
+		n.mustAsk(event.PathAdd, sb.request(name, "c"+name))
+	}
+	rules := s.rules(t)
+	n.stop()
+	if got := s.rules(t); got != rules || got == "" {
+		t.Errorf("the end of the agent changed the rules of a pod:\n%s", got)
+	}
+	netnstest.Unmount(t, dead.path)
+	netnstest.Unmount(t, replaced.path)
+	if err := os.Remove(replaced.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(netnstest.Mount(t, netnstest.New(t)), replaced.path); err != nil {
+		t.Fatal(err)
+	}
+	s.flush(t, "nat-output") // and somebody meddles while nobody looks
+
+	n.start()
+	eventually(t, "ztunnel has the living pod alone", func() bool { return z.count() == 1 && z.has("uweb", s.ns) })
+	eventually(t, "its rules are mended", func() bool { return s.rules(t) == rules })
+	eventually(t, "it is known as before", func() bool { return n.state("web") == event.Enrolled })
+	n.mustAsk(event.PathCheck, s.request("web", "cweb"))
+	n.mustAsk(event.PathDel, s.del("web", "cweb"))
+	if s.rules(t) != "" || z.count() != 0 {
+		t.Errorf("after DEL: rules %q, ztunnel has %v", s.rules(t), z.pods)
+	}
+}
+
+func TestReconnectGetsAFullSnapshot(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	z.stop()
+	again := n.connect()
+	eventually(t, "the new ztunnel has the pod", func() bool { return again.has("u1", s.ns) })
+}
+
+func TestRefusedSnapshotPodIsPendingAndOfferedAgain(t *testing.T) {
+	n := newNode(t, Config{RepairEvery: 100 * time.Millisecond})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	z.stop()
+	bad := n.connect()
+	bad.setRefuse(errors.New("not yet"))
+	eventually(t, "the pod is pending", func() bool { return n.state("web") == event.Pending })
+	n.wantRefused(event.PathCheck, s.request("web", "c1"), "not yet")
+	bad.setRefuse(nil)
+	eventually(t, "the pod is enrolled", func() bool { return n.state("web") == event.Enrolled && bad.has("u1", s.ns) })
+}
+
+func TestDriftIsRepairedAndCounted(t *testing.T) {
+	n := newNode(t, Config{RepairEvery: 50 * time.Millisecond})
+	n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	rules := s.rules(t)
+	s.flush(t, "nat-prerouting")
+	eventually(t, "the rules are back", func() bool { return s.rules(t) == rules })
+	eventually(t, "and counted", func() bool { return testutil.ToFloat64(n.metrics.repaired) == 1 })
+}
+
+func TestCheckFindsSabotage(t *testing.T) {
+	n := newNode(t, Config{RepairEvery: time.Hour})
+	n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	eventually(t, "CHECK finds it, unless a comparison was quicker", func() bool {
+		s.flush(t, "nat-output")
+		status, text := n.ask(http.MethodPost, event.PathCheck, s.request("web", "c1"))
+		return status != http.StatusOK && strings.Contains(text, "missing")
+	})
+	other := newSandbox(t, "10.74.0.9/24")
+	r := s.request("web", "c1")
+	r.Netns = other.path
+	n.wantRefused(event.PathCheck, r, "taken its place")
+	n.wantRefused(event.PathCheck, s.request("web", "c-unknown"), "no record")
+}
+
+func TestNamespaceThatIsGoneIsForgotten(t *testing.T) {
+	n := newNode(t, Config{RepairEvery: 50 * time.Millisecond})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	netnstest.Unmount(t, s.path)
+	eventually(t, "the pod is forgotten", func() bool { return n.state("web") == "" && z.count() == 0 })
+}
+
+func TestNewSandboxOfAPodReplacesTheOld(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	old, young := newSandbox(t, "10.74.0.2/24"), newSandbox(t, "10.74.0.3/24")
+	n.manifest("web", "u1", "")
+	n.mustAsk(event.PathAdd, old.request("web", "c1"))
+	n.mustAsk(event.PathAdd, young.request("web", "c2"))
+	n.mustAsk(event.PathDel, old.del("web", "c1")) // late, as runtimes do
+	if !z.has("u1", young.ns) || n.state("web") != event.Enrolled || young.rules(t) == "" || old.rules(t) != "" {
+		t.Errorf("ztunnel has %v, state %q; rules old %q, young %q", z.pods, n.state("web"), old.rules(t), young.rules(t))
+	}
+}
+
+func TestGCForgetsWhatIsNotListed(t *testing.T) {
+	n := newNode(t, Config{})
+	z := n.newZtunnel()
+	keep, stale, other := newSandbox(t, "10.74.0.2/24"), newSandbox(t, "10.74.0.3/24"), newSandbox(t, "10.74.0.4/24")
+	for name, s := range map[string]sandbox{"keep": keep, "stale": stale, "other": other} {
+		n.manifest(name, "u"+name, "")
+		r := s.request(name, "c"+name)
+		if name == "other" {
+			r.Network = "another"
+		}
+		n.mustAsk(event.PathAdd, r)
+	}
+	n.mustAsk(event.PathGC, event.GC{Network: "pods", Valid: []event.Attachment{{ContainerID: "ckeep", IfName: "eth0"}}})
+	if n.state("keep") != event.Enrolled || n.state("other") != event.Enrolled || n.state("stale") != "" || stale.rules(t) != "" || z.count() != 2 {
+		t.Errorf("keep %q, other %q, stale %q, ztunnel has %v", n.state("keep"), n.state("other"), n.state("stale"), z.pods)
+	}
+}
+
+func TestDelOfAForgottenPodCleansItsNamespace(t *testing.T) {
+	n := newNode(t, Config{})
+	s := newSandbox(t, "10.74.0.2/24")
+	if err := redirect.Apply(s.ns, redirect.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	n.mustAsk(event.PathDel, s.del("web", "c1"))
+	if got := s.rules(t); got != "" {
+		t.Errorf("left behind:\n%s", got)
+	}
+}

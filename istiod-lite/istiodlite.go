@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -150,7 +151,7 @@ func New(cfg Config, deps Deps) (*Istiod, error) {
 		xds:    discovery.New(cfg.Discovery, discovery.Deps{Log: deps.Log, Auth: callers{auth}, Metrics: deps.Metrics}),
 		model:  model.New(cfg.Model),
 	}
-	i.world.board = i.newBoard()
+	i.world.board = i.newBoard(auth)
 	i.grpc = newPort(auth, serving, deps.Log)
 	i.world.xds.Register(i.grpc)
 	caapi.RegisterIstioCertificateServiceServer(i.grpc, ca.NewService(ca.Deps{
@@ -175,14 +176,13 @@ func newPort(auth ca.Authenticator, serving *ca.Serving, log *zap.Logger) *grpc.
 }
 
 // newBoard says what people may ask.
-func (i *Istiod) newBoard() *status.Board {
+func (i *Istiod) newBoard(tokens *ca.NodeTokens) *status.Board {
 	return status.NewBoard(status.Config{
-		Checks: []status.Check{{Name: "first picture", Fn: func() error {
-			if !i.world.xds.Status().Ready {
-				return errors.New("the directory of manifests has not been read yet")
-			}
-			return nil
-		}}},
+		Checks: []status.Check{
+			{Name: "first picture", Fn: i.checkPicture},
+			{Name: "node tokens", Fn: tokens.Check},
+			{Name: "certificate authority", Fn: i.authority.Check},
+		},
 		Sections: []status.Section{
 			{Name: "version", Fn: func() any { return i.cfg.Version }},
 			{Name: "files", Fn: func() any { return i.world.source.Report() }},
@@ -191,6 +191,17 @@ func (i *Istiod) newBoard() *status.Board {
 		},
 		Place: i.world.source.Place,
 	})
+}
+
+// checkPicture says why proxies are told nothing yet.
+func (i *Istiod) checkPicture() error {
+	if i.world.xds.Ready() {
+		return nil
+	}
+	if waiting := i.world.source.Report().Waiting; len(waiting) > 0 {
+		return fmt.Errorf("refused files may hold policies, and it is not known what they said before; mend or remove %s", strings.Join(waiting, ", "))
+	}
+	return errors.New("the directory of manifests has not been read yet")
 }
 
 // Listening is closed when both ports are open. Then Addr and StatusAddr stand.

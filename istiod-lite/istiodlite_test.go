@@ -304,3 +304,31 @@ func BenchmarkChange(b *testing.B) {
 		})
 	}
 }
+
+// A control plane that starts over a broken policy does not let it look removed.
+func TestRestartOverABrokenPolicyServesNothing(t *testing.T) {
+	p := newPlane(t, map[string]string{
+		"shop.yaml":   pod("web", "node-1", "web", "10.0.0.1"),
+		"policy.yaml": "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {action: DENY}\n",
+	}).start()
+	p.waitStatus("waiting:")
+	if code, body := p.get("/readyz"); code != 503 || !strings.Contains(body, "policy.yaml") || !strings.Contains(body, "mend or remove") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if err := os.Remove(filepath.Join(p.dir, "policy.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	p.waitStatus("ready: true")
+}
+
+// Readiness does not pretend that nodes can get in when their tokens are gone.
+func TestReadinessWithoutTokens(t *testing.T) {
+	p := newPlane(t, nil).start()
+	p.waitStatus("ready: true")
+	if err := os.Chmod(p.cfg.NodeTokens, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, body := p.get("/readyz"); code != 503 || !strings.Contains(body, "node tokens") || !strings.Contains(body, "chmod 600") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+}

@@ -161,6 +161,15 @@ func (a *Authority) Roots() string { return a.ring.Load().rootsPEM }
 // TrustDomain returns the trust domain whose identities are signed.
 func (a *Authority) TrustDomain() string { return a.cfg.TrustDomain }
 
+// Check says why nothing can be signed; nil when it can.
+func (a *Authority) Check() error {
+	ring := a.ring.Load()
+	if now := time.Now(); !now.Before(ring.notAfter) {
+		return fmt.Errorf("the certificate %v, or what it rests on, has expired at %v: put a new one into %s", ring.issuer.Subject, ring.notAfter, a.cfg.Dir)
+	}
+	return nil
+}
+
 // Status says how it stands with an [Authority].
 type Status struct {
 	Issuer    string    // subject of the certificate that signs

@@ -137,7 +137,11 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 			wantError(t, err, tt.want)
 		})
 	}
-	if _, err := Open(Config{Dir: given(t, root, middle), TrustDomain: "td"}, zap.NewNop()); err != nil {
+	good, err := Open(Config{Dir: given(t, root, middle), TrustDomain: "td"}, zap.NewNop())
+	if err != nil {
+		t.Fatalf("the good one: %v", err)
+	}
+	if err := good.Check(); err != nil {
 		t.Errorf("the good one: %v", err)
 	}
 }
@@ -213,6 +217,7 @@ func TestLifeOfALeaf(t *testing.T) {
 		wait(t, 10*time.Hour+time.Second)
 		_, err = short.Sign(newKey(t).Public(), account("web"), 0)
 		wantError(t, err, "has expired")
+		wantError(t, short.Check(), "has expired")
 	})
 }
 

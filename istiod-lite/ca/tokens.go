@@ -89,6 +89,14 @@ func (t *NodeTokens) Authenticate(ctx context.Context) (Caller, error) {
 	return Caller{Node: nodes[found].node, Name: "node " + nodes[found].node}, nil
 }
 
+// Check says why nobody can be authenticated; nil when nodes can.
+func (t *NodeTokens) Check() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reloadLocked()
+	return t.err
+}
+
 // reloadLocked reads the file when it is another than the one read last. The
 // caller holds t.mu.
 func (t *NodeTokens) reloadLocked() {

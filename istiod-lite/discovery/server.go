@@ -136,6 +136,13 @@ func (s *Server) Push(changes []model.Change) {
 	}
 }
 
+// Ready reports whether the first picture stands.
+func (s *Server) Ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.started
+}
+
 // Close ends all streams and waits for them. It may be called twice.
 func (s *Server) Close() {
 	s.mu.Lock()

@@ -21,8 +21,9 @@ type Source struct {
 	reader *yamldir.Reader
 
 	// tell orders what is told. It is held while the receiver runs.
-	tell sync.Mutex
-	told map[model.Key]decoded // what the receiver knows; guarded by tell
+	tell  sync.Mutex
+	told  map[model.Key]decoded // what the receiver knows; guarded by tell
+	begun bool                  // the receiver has been told something, be it that nothing is there; guarded by tell
 
 	// mu guards the fields below. Lock order: tell, then the reader's, then mu.
 	mu      sync.Mutex
@@ -38,6 +39,9 @@ type Report struct {
 	Objects int       `json:"objects"`
 	Refused []Refused `json:"refused"`
 	Ignored []Ignored `json:"ignored"`
+	// Waiting are refused files that may hold policies, of which it is not known
+	// what they said before. Nothing is told while there are any at the start.
+	Waiting []string `json:"waiting,omitempty"`
 }
 
 // Refused is why a file, or what was changed in it last, is not in force.
@@ -73,28 +77,17 @@ func New(dir string, log *zap.Logger) *Source {
 
 // Run tells fn of all objects, and of every difference after that, until ctx
 // ends. The first call of fn comes as soon as the directory has been read, also
-// when it is empty. Calls never overlap. The error is that the directory cannot
-// be watched.
+// when it is empty, but not while [Report.Waiting] names files: to proxies that
+// hold their policies it would look as if those were gone. Calls never overlap.
+// The error is that the directory cannot be watched.
 func (s *Source) Run(ctx context.Context, fn func([]model.Event)) error {
-	first := true
-	return s.reader.Watch(ctx, func(yamldir.Set) {
-		s.sync(ctx, func(events []model.Event) {
-			if first || len(events) > 0 {
-				first = false
-				fn(events)
-			}
-		})
-	})
+	return s.reader.Watch(ctx, func(yamldir.Set) { s.sync(ctx, fn) })
 }
 
 // Refresh reads the directory now and tells fn of what differs, for whoever
 // cannot wait until Run has noticed. fn must be the one that Run was given.
 func (s *Source) Refresh(ctx context.Context, fn func([]model.Event)) error {
-	return s.sync(ctx, func(events []model.Event) {
-		if len(events) > 0 {
-			fn(events)
-		}
-	})
+	return s.sync(ctx, fn)
 }
 
 // Report is the state of the directory as it was read last.
@@ -123,15 +116,42 @@ func (s *Source) check(f *yamldir.File) error {
 	return nil
 }
 
-// sync reads what changed and tells fn.
+// sync reads what changed and tells fn, if there is anything to tell.
 func (s *Source) sync(ctx context.Context, fn func([]model.Event)) error {
 	s.tell.Lock()
 	defer s.tell.Unlock()
 	set, err := s.reader.Read(ctx)
 	objects := s.objects(set)
-	s.publish(set, objects)
-	fn(s.differences(objects))
+	var waiting []string
+	if !s.begun {
+		waiting = mayHoldPolicies(set)
+	}
+	s.publish(set, objects, waiting)
+	if len(waiting) > 0 || !s.begun && err != nil {
+		return err
+	}
+	if events := s.differences(objects); !s.begun || len(events) > 0 {
+		s.begun = true
+		fn(events)
+	}
 	return err
+}
+
+// restricting are words of manifests that keep connections out.
+var restricting = [][]byte{
+	[]byte("AuthorizationPolicy"), []byte("PeerAuthentication"), []byte("istio.io/use-waypoint"),
+}
+
+// mayHoldPolicies are the files of which nothing is in force and which may keep
+// connections out: by their words, or because nobody knows their words.
+func mayHoldPolicies(set yamldir.Set) []string {
+	var paths []string
+	for _, u := range set.Unheard {
+		if u.Text == nil || slices.ContainsFunc(restricting, func(word []byte) bool { return bytes.Contains(u.Text, word) }) {
+			paths = append(paths, u.Path)
+		}
+	}
+	return paths
 }
 
 // objects are all that are in force.
@@ -175,8 +195,8 @@ func (s *Source) differences(objects map[model.Key]decoded) []model.Event {
 }
 
 // publish updates the report and logs what is new in it.
-func (s *Source) publish(set yamldir.Set, objects map[model.Key]decoded) {
-	report := Report{Dir: s.dir, Files: len(set.Files), Objects: len(objects), Refused: []Refused{}, Ignored: []Ignored{}}
+func (s *Source) publish(set yamldir.Set, objects map[model.Key]decoded, waiting []string) {
+	report := Report{Dir: s.dir, Files: len(set.Files), Objects: len(objects), Refused: []Refused{}, Ignored: []Ignored{}, Waiting: waiting}
 	for _, e := range set.Refused {
 		report.Refused = append(report.Refused, Refused{File: e.File, Line: e.Line, Object: e.Object, Reason: e.Err.Error()})
 	}
@@ -210,6 +230,10 @@ func (s *Source) logDifferences(before, now Report) {
 		if !slices.ContainsFunc(now.Refused, func(other Refused) bool { return other.File == r.File }) {
 			s.log.Info("manifest no longer refused", zap.String("file", r.File))
 		}
+	}
+	if len(now.Waiting) > 0 && !slices.Equal(now.Waiting, before.Waiting) {
+		s.log.Error("nothing is served yet: refused files may hold policies, and it is not known what they said before; mend or remove them",
+			zap.Strings("files", now.Waiting))
 	}
 	for _, i := range now.Ignored {
 		if !slices.Contains(before.Ignored, i) {

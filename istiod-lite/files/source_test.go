@@ -185,3 +185,57 @@ func TestEveryKindIsRead(t *testing.T) {
 		t.Errorf("%d of %d objects were read", len(events), want)
 	}
 }
+
+// A file that was good before a restart and is bad after it: what it said is
+// lost, and to leave its policies out would open what they close.
+func TestNothingIsToldWhilePoliciesMayBeMissing(t *testing.T) {
+	policy := object("security.istio.io/v1", "AuthorizationPolicy", "name: p, namespace: shop")
+	pod := object("v1", "Pod", "name: web, namespace: shop")
+	for _, tt := range []struct {
+		name, text string
+		waits      bool
+	}{
+		{"a policy with a mistake", policy + "spec: {rules: [{from: [{source: {}}]}]}\n", true},
+		{"text that does not parse, with a policy in it", policy + "spec: [\n", true},
+		{"a service that asks for a waypoint", object("v1", "Service", "name: UPPER, namespace: shop, labels: {istio.io/use-waypoint: wp}"), true},
+		{"a pod with a mistake", object("v1", "Pod", "name: UPPER, namespace: shop"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDirectory(t)
+			d.write("good.yaml", pod)
+			d.write("bad.yaml", tt.text)
+			calls := 0
+			hear := func(events []model.Event) { calls++; d.hear(events) }
+			refresh := func() {
+				t.Helper()
+				if err := d.source.Refresh(t.Context(), hear); err != nil {
+					t.Fatal(err)
+				}
+			}
+			refresh()
+			if !tt.waits {
+				if len(d.told) != 1 || len(d.source.Report().Waiting) != 0 {
+					t.Errorf("told %q, waits for %q", d.told, d.source.Report().Waiting)
+				}
+				return
+			}
+			if calls != 0 || len(d.source.Report().Waiting) != 1 || !strings.HasSuffix(d.source.Report().Waiting[0], "/bad.yaml") {
+				t.Errorf("told %q, waits for %q", d.told, d.source.Report().Waiting)
+			}
+			if d.logs.FilterMessageSnippet("nothing is served yet").Len() != 1 {
+				t.Error("the log does not say why nothing is served")
+			}
+			d.write("bad.yaml", "")
+			refresh()
+			if strings.Join(d.told, " ") != "+Pod shop/web" || len(d.source.Report().Waiting) != 0 {
+				t.Errorf("told %q, waits for %q", d.told, d.source.Report().Waiting)
+			}
+			d.write("bad.yaml", tt.text) // now it is a new file, of which nothing was ever in force
+			d.write("more.yaml", object("v1", "Pod", "name: more, namespace: shop"))
+			refresh()
+			if strings.Join(d.told, " ") != "+Pod shop/web +Pod shop/more" {
+				t.Errorf("told %q", d.told)
+			}
+		})
+	}
+}

@@ -23,7 +23,9 @@ ServiceAccount, Pod, Service, EndpointSlice, AuthorizationPolicy,
 PeerAuthentication, WorkloadEntry, ServiceEntry; *.yaml, *.yml, *.json) and reads
 them again when they change. A file with a mistake is refused as a whole: the log
 and /status say file, line and reason, and what that file said before stays in
-force. Write files beside the directory and move them in.
+force. Write files beside the directory and move them in. While a file that may
+hold policies is refused at the start, when nobody knows what it said before,
+nothing is served: proxies keep what they have.
 
 Proxies connect to --listen, over TLS, for workloads, services and policies (delta
 xDS) and for certificates. They prove who they are with a token of --node-tokens,

@@ -22,7 +22,7 @@ type Neighbours interface {
 
 // Neighbour is the way into a pod of this node.
 type Neighbour interface {
-	// HasAddr reports whether addr is in the namespace of the pod now.
+	// HasAddr reports whether addr is one of the pod's. Receive makes sure of it.
 	HasAddr(addr netip.Addr) bool
 	// Receive does what a CONNECT would do. The error is that of a pool's Open:
 	// a *hbone.RefusedError when the pod said no.

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -15,6 +16,13 @@ func TestAdd(t *testing.T) {
 	b.mustAdd("a", ns)
 	b.wantPods("a up")
 	wantListeners(t, ns, true)
+	netnstest.Do(t, ns, func() error {
+		text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_migrate_req")
+		if err == nil && strings.TrimSpace(string(text)) != "1" {
+			t.Errorf("tcp_migrate_req is %q: connections that wait are lost in an upgrade", text)
+		}
+		return err
+	})
 	b.del("a")
 	b.wantPods()
 	wantListeners(t, ns, false)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
@@ -30,11 +31,9 @@ func (m *Manager) Neighbour(s policy.Subject) outbound.Neighbour {
 	return nil
 }
 
-// HasAddr reports whether addr is in the pod's namespace now.
-func (x *proxy) HasAddr(addr netip.Addr) bool {
-	local, err := x.ns.HasAddr(addr)
-	return err == nil && local
-}
+// HasAddr reports whether addr was an address of the pod when the agent handed
+// it over. That it still is, the kernel is asked when the application is dialed.
+func (x *proxy) HasAddr(addr netip.Addr) bool { return slices.Contains(x.addresses, addr) }
 
 // Receive hands to the pod what a CONNECT would carry.
 func (x *proxy) Receive(ctx context.Context, d outbound.Delivery) (context.Context, outbound.Visit, error) {

@@ -26,15 +26,16 @@ import (
 // proxy is the listeners of one pod and the stages behind them.
 type proxy struct {
 	// Set by newProxy, then only read.
-	subject policy.Subject
-	ns      *netns.NS
-	sockets netns.SocketOptions
-	in      *inbound.Inbound
-	out     *outbound.Outbound
-	server  *hbone.Server
-	leave   context.CancelFunc      // take no more
-	cut     context.CancelCauseFunc // end at once
-	tasks   *lifecycle.Group
+	subject   policy.Subject
+	ns        *netns.NS
+	addresses []netip.Addr
+	sockets   netns.SocketOptions
+	in        *inbound.Inbound
+	out       *outbound.Outbound
+	server    *hbone.Server
+	leave     context.CancelFunc      // take no more
+	cut       context.CancelCauseFunc // end at once
+	tasks     *lifecycle.Group
 
 	callers callers
 
@@ -63,13 +64,14 @@ func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
 		m.log.Debug("connections that wait at an upgrade will be lost", podFields(p, zap.Error(err))...)
 	}
 	x := &proxy{
-		subject: policy.Subject{Name: p.info.Name, Namespace: p.info.Namespace, ServiceAccount: p.info.ServiceAccount},
-		ns:      p.ns,
-		sockets: m.cfg.Sockets,
-		tasks:   new(lifecycle.Group),
+		subject:   policy.Subject{Name: p.info.Name, Namespace: p.info.Namespace, ServiceAccount: p.info.ServiceAccount},
+		ns:        p.ns,
+		addresses: reported(addrs),
+		sockets:   m.cfg.Sockets,
+		tasks:     new(lifecycle.Group),
 	}
 	x.out = outbound.New(m.cfg.Outbound, outbound.Pod{
-		UID: p.uid, Subject: x.subject, Addresses: reported(addrs), Dial: x.dialOut,
+		UID: p.uid, Subject: x.subject, Addresses: x.addresses, Dial: x.dialOut,
 	}, outbound.Deps{
 		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs,
 		Neighbours: m, HTrace: m.deps.HTrace,

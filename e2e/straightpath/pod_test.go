@@ -26,7 +26,7 @@ type pod struct {
 	namespace string
 	account   string
 	labels    string
-	ip        netip.Addr
+	ip, ip6   netip.Addr
 	ns        *netns.NS
 }
 
@@ -42,11 +42,12 @@ func (m *mesh) pod(n *node, name string) *pod {
 	p := &pod{
 		m: m, n: n, uid: fmt.Sprintf("uid-%s-%d", name, m.pods), name: name, namespace: "shop", account: name,
 		ip: netip.AddrFrom4([4]byte{10, 1, 1, byte(m.pods)}), labels: "app: " + name,
+		ip6: netip.MustParseAddr(fmt.Sprintf("fd00::1:%x", m.pods)),
 	}
 	p.ns = netnstest.New(m.t)
 	port := fmt.Sprintf("p%d", m.pods)
 	netnstest.Veth(m.t, netnstest.End{NS: m.fabric, Name: port},
-		netnstest.End{NS: p.ns, Name: "eth0", Prefixes: []netip.Prefix{netip.PrefixFrom(p.ip, 16)}})
+		netnstest.End{NS: p.ns, Name: "eth0", Prefixes: []netip.Prefix{netip.PrefixFrom(p.ip, 16), netip.PrefixFrom(p.ip6, 64)}})
 	netnstest.Do(m.t, m.fabric, func() error { return enslave(port, "br0") })
 	netnstest.Route(m.t, p.ns, netip.Prefix{}, netip.MustParseAddr("10.1.0.1"))
 	if n != nil {
@@ -93,9 +94,9 @@ spec:
 status:
   phase: Running
   podIP: %[7]s
-  podIPs: [{ip: %[7]s}]
+  podIPs: [{ip: %[7]s}, {ip: "%[9]s"}]
   conditions: [{type: Ready, status: "True"}]
-`, p.name, p.namespace, p.account, p.uid, annotation, p.n.name, p.ip, p.labels))
+`, p.name, p.namespace, p.account, p.uid, annotation, p.n.name, p.ip, p.labels, p.ip6))
 }
 
 // enrol does what the agent does: rules, ztunnel, annotation, in that order.
@@ -161,6 +162,7 @@ func (p *pod) echo(port uint16) {
 		if err != nil {
 			return
 		}
+		host = netip.MustParseAddr(host).Unmap().String()
 		if _, err := fmt.Fprintf(c, "%s sees %s\n", p.name, host); err == nil {
 			_, _ = io.Copy(c, c)
 		}
@@ -170,7 +172,7 @@ func (p *pod) echo(port uint16) {
 // serve runs handle for each connection to port of p, until the test ends.
 func (p *pod) serve(port uint16, handle func(*net.TCPConn)) {
 	p.m.t.Helper()
-	l, err := p.ns.Listen(p.m.t.Context(), "tcp", netip.AddrPortFrom(netip.IPv4Unspecified(), port), netns.SocketOptions{NoMark: true})
+	l, err := p.ns.Listen(p.m.t.Context(), "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), port), netns.SocketOptions{NoMark: true})
 	if err != nil {
 		p.m.t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -357,6 +358,27 @@ func TestServerDoesNotListen(t *testing.T) {
 			client.wantRefused(server.addr(81))
 			n1 := client.m.nodes["n1"]
 			n1.z.wantAccess(t, "error=", "listen")
+		})
+	}
+}
+
+// The same over IPv6, on every path: source address, identity, echo.
+func TestIPv6(t *testing.T) {
+	for _, path := range []string{"local", "tunnel", "plaintext", "passthrough"} {
+		t.Run(path, func(t *testing.T) {
+			client, server := pairOn(t, path)
+			server.echo(80)
+			c := client.connect(netip.AddrPortFrom(server.ip6, 80))
+			if want := "server sees " + client.ip6.String(); c.hello != want {
+				t.Errorf("the server said %q, want %q", c.hello, want)
+			}
+			c.wantEcho("over IPv6")
+			c.Close()
+			hop := path
+			if path == "plaintext" || path == "passthrough" {
+				hop = "direct"
+			}
+			client.m.nodes["n1"].z.wantAccess(t, "src.addr=["+client.ip6.String(), `hop="`+hop+`"`, "connection complete")
 		})
 	}
 }

@@ -270,6 +270,29 @@ func TestRestartKeepsPodsAndForgetsTheDead(t *testing.T) {
 	}
 }
 
+func TestRestartOverABadManifestReleasesNobody(t *testing.T) {
+	for _, file := range []string{"pod-web", "ns-shop"} {
+		t.Run(file, func(t *testing.T) {
+			n := newNode(t, Config{RepairEvery: 50 * time.Millisecond})
+			z := n.newZtunnel()
+			s := newSandbox(t, "10.74.0.2/24")
+			n.manifest("web", "u1", "")
+			n.mustAsk(event.PathAdd, s.request("web", "c1"))
+			rules := s.rules(t)
+			n.stop()
+			n.write(file, "kind: [\n")
+			n.start()
+			eventually(t, "the pod is known as before", func() bool { return n.state("web") == event.Enrolled })
+			s.flush(t, "nat-output")
+			eventually(t, "its rules are mended all the same", func() bool { return s.rules(t) == rules })
+			if got := n.state("web"); got != event.Enrolled || !z.has("u1", s.ns) {
+				t.Errorf("state %q, ztunnel has %v", got, z.pods)
+			}
+			n.wantRefused(event.PathAdd, newSandbox(t, "10.74.0.7/24").request("stranger", "c7"), file+".yaml")
+		})
+	}
+}
+
 func TestReconnectGetsAFullSnapshot(t *testing.T) {
 	n := newNode(t, Config{})
 	z := n.newZtunnel()

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/yamldir"
@@ -59,7 +61,7 @@ func (d *Directory) Lookup(ctx context.Context, namespace, name string) (Pod, bo
 		return Pod{}, false, err
 	}
 	var pod *corev1.Pod
-	var labels map[string]string
+	var ns *corev1.Namespace
 	for _, f := range set.Files {
 		for _, doc := range f.Documents {
 			switch {
@@ -67,19 +69,38 @@ func (d *Directory) Lookup(ctx context.Context, namespace, name string) (Pod, bo
 				pod = &corev1.Pod{}
 				err = doc.Decode(pod)
 			case isKind(doc, "Namespace") && doc.Name == namespace:
-				var ns corev1.Namespace
-				err = doc.Decode(&ns)
-				labels = ns.Labels
+				ns = &corev1.Namespace{}
+				err = doc.Decode(ns)
 			}
 			if err != nil {
 				return Pod{}, false, err
 			}
 		}
 	}
+	if pod == nil || ns == nil {
+		if err := neverRead(set); err != nil {
+			return Pod{}, false, err
+		}
+	}
 	if pod == nil {
 		return Pod{}, false, nil
 	}
-	return fromKubernetes(pod, namespace, labels), true, nil
+	if ns == nil {
+		ns = &corev1.Namespace{} // one without a manifest has no labels
+	}
+	return fromKubernetes(pod, namespace, ns.Labels), true, nil
+}
+
+// neverRead names a file that is refused and has no last good state. What is not
+// found may be in it: a mistake in a manifest must not take a pod out of the
+// mesh when the agent starts again.
+func neverRead(set yamldir.Set) error {
+	for _, e := range set.Refused {
+		if !slices.ContainsFunc(set.Files, func(f *yamldir.File) bool { return f.Path == e.File }) {
+			return fmt.Errorf("a manifest cannot be read and may hold it: %w", e)
+		}
+	}
+	return nil
 }
 
 // fromKubernetes takes what we need from a Pod object.

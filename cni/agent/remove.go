@@ -204,8 +204,12 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 		return nil
 	}
 	p, found, err := a.pods.Lookup(ctx, at.rec.Namespace, at.rec.Name)
-	if err != nil {
-		return fmt.Errorf("look the pod up: %w", err) // it stays as it is
+	if err != nil { // it stays what it was
+		err = fmt.Errorf("look the pod up: %w", err)
+		if at.rec.Captured {
+			err = errors.Join(err, a.apply(at, at.rec.Redirect))
+		}
+		return err
 	}
 	if !found || p.UID != at.rec.UID {
 		// Its sandbox may live on for a while; what is left of it is not a pod.

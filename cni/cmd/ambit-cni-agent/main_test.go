@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	sockets := []string{"--socket", filepath.Join(dir, "r", "p.sock"), "--zds-socket", filepath.Join(dir, "z", "z.sock"), "--status-addr", ""}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want int
+	}{
+		{"help", []string{"--help"}, exitOK},
+		{"version", []string{"--version"}, exitOK},
+		{"nothing said", nil, exitUsage},
+		{"unknown flag", []string{"--config-dir", dir, "--no-such-flag"}, exitUsage},
+		{"an argument too many", []string{"--config-dir", dir, "extra"}, exitUsage},
+		{"probe address of the wrong family", []string{"--config-dir", dir, "--probe-v4", "::1"}, exitUsage},
+		{"probe address that is none", []string{"--config-dir", dir, "--probe-v6", "x"}, exitUsage},
+		{"unknown DNS capture", []string{"--config-dir", dir, "--dns-capture", "maybe"}, exitUsage},
+		{"unknown log level", []string{"--config-dir", dir, "--log-level", "loud"}, exitUsage},
+		{"unknown log format", []string{"--config-dir", dir, "--log-format", "xml"}, exitUsage},
+		{"negative time", []string{"--config-dir", dir, "--repair-every", "-1s"}, exitUsage},
+		{"manifests that are not there", append(sockets, "--config-dir", filepath.Join(dir, "missing")), exitFailed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := run(t.Context(), tt.args); got != tt.want {
+				t.Errorf("exit code %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRunsUntilItIsAskedToStop(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "r", "p.sock")
+	manifests := filepath.Join(dir, "m")
+	if err := os.Mkdir(manifests, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	code := make(chan int, 1)
+	var g lifecycle.Group
+	defer g.Wait()
+	g.Go(ctx, "run", func(ctx context.Context) {
+		code <- run(ctx, []string{"--config-dir", manifests, "--socket", socket, "--zds-socket", filepath.Join(dir, "z", "z.sock"), "--status-addr", "", "--log-level", "error"})
+	})
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("its socket does not appear")
+		}
+	}
+	cancel()
+	if got := <-code; got != exitOK {
+		t.Errorf("exit code %d, want %d", got, exitOK)
+	}
+}

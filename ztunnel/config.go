@@ -107,7 +107,7 @@ func (c Config) withDefaults() (Config, error) {
 		return Config{}, errors.New("CA.Address is empty: without a CA no pod can prove who it is")
 	}
 	if c.Drain < 0 {
-		return Config{}, fmt.Errorf("Drain is %v, want 0 (for 5s) or more", c.Drain)
+		return Config{}, fmt.Errorf("drain is %v, want 0 (for 5s) or more", c.Drain)
 	}
 	c.Version = cmp.Or(c.Version, "dev")
 	c.Drain = cmp.Or(c.Drain, DefaultDrain)

@@ -44,7 +44,7 @@ func TestRequestHeaderIsReadBack(t *testing.T) {
 }
 
 func TestTraceparentsDiffer(t *testing.T) {
-	if newTraceparent() == newTraceparent() {
+	if one, other := newTraceparent(), newTraceparent(); one == other {
 		t.Error("two connections have the same traceparent")
 	}
 }

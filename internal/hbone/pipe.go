@@ -43,6 +43,7 @@ type pipe struct {
 	over   bool    // the other direction has ended while we waited
 	readFn func(fd uintptr) bool
 	waitFn func(fd uintptr) bool
+	helpFn func() // of s; made once, since helpers come and go
 
 	// Owned by the one who writes: the reader, unless a helper is at it.
 	out     []byte
@@ -81,7 +82,7 @@ func (s *Stream) Pipe(ctx context.Context, app *net.TCPConn, sent, received *ato
 		return &AppError{Op: "read", Err: err}
 	}
 	p := &pipe{s: s, app: app, raw: raw, sent: sent, received: received, class: record}
-	p.readFn, p.writeFn, p.waitFn = p.readSome, p.writeSome, p.waitSome
+	p.readFn, p.writeFn, p.waitFn, p.helpFn = p.readSome, p.writeSome, p.waitSome, s.help
 	stop := context.AfterFunc(ctx, func() { s.abort(http2.ErrCodeCancel, context.Cause(ctx)) })
 	defer stop()
 	if err := s.attach(p); err != nil {

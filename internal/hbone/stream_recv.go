@@ -71,7 +71,7 @@ func (s *Stream) startHelper() {
 	if s.pipe == nil || s.helping || len(s.backlog) == 0 {
 		return
 	}
-	s.helping = s.c.cfg.group.run(s.help)
+	s.helping = s.c.cfg.group.run(s.pipe.helpFn)
 }
 
 // help writes the backlog until it is empty.
@@ -160,6 +160,8 @@ func (s *Stream) finishReceive() {
 		return
 	}
 	s.recvOver = true
-	s.pipe.endWrite()
+	if !s.pipe.lingering { // else run closes, which says it too
+		s.pipe.endWrite()
+	}
 	s.pipe.wakeLocked()
 }

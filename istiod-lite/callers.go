@@ -29,16 +29,17 @@ func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
 
 // doorkeeper refuses a call by its headers, before any of its messages is read:
 // who has proven nothing cannot make us hold anything.
-func doorkeeper(auth ca.Authenticator, log *zap.Logger) tap.ServerInHandle {
+func doorkeeper(auth ca.Authenticator, in *lobby, log *zap.Logger) tap.ServerInHandle {
 	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		from := "unknown"
+		if p, ok := peer.FromContext(ctx); ok {
+			from = p.Addr.String()
+		}
 		if _, err := auth.Authenticate(metadata.NewIncomingContext(ctx, info.Header)); err != nil {
-			from := "unknown"
-			if p, ok := peer.FromContext(ctx); ok {
-				from = p.Addr.String()
-			}
 			log.Warn("caller refused", zap.String("peer", from), zap.String("method", info.FullMethodName), zap.Error(err))
 			return nil, grpcstatus.Error(codes.Unauthenticated, "request authenticate failure")
 		}
+		in.admit(from)
 		return ctx, nil
 	}
 }

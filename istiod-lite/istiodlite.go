@@ -119,6 +119,7 @@ type Istiod struct {
 	authority *ca.Authority
 	world     *world
 	grpc      *grpc.Server
+	lobby     *lobby
 	http      *http.Server
 
 	// Closed by Run once the addresses stand.
@@ -152,20 +153,21 @@ func New(cfg Config, deps Deps) (*Istiod, error) {
 		model:  model.New(cfg.Model),
 	}
 	i.world.board = i.newBoard(auth)
-	i.grpc = newPort(auth, serving, deps.Log)
+	i.lobby = newLobby(maxUnproven, unprovenTime, deps.Metrics)
+	i.grpc = newPort(auth, serving, i.lobby, deps.Log)
 	i.world.xds.Register(i.grpc)
 	caapi.RegisterIstioCertificateServiceServer(i.grpc, ca.NewService(ca.Deps{
 		Authority: i.authority, Authenticator: auth, Pods: i.world, Log: deps.Log, Metrics: ca.NewMetrics(deps.Metrics, i.authority),
 	}))
-	i.http = &http.Server{Handler: i.world.board.Handler(deps.Metrics), ReadHeaderTimeout: headersTimeout}
+	i.http = &http.Server{Handler: i.world.board.Handler(deps.Metrics), ReadHeaderTimeout: headersTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes}
 	return i, nil
 }
 
 // newPort makes the gRPC server for proxies.
-func newPort(auth ca.Authenticator, serving *ca.Serving, log *zap.Logger) *grpc.Server {
+func newPort(auth ca.Authenticator, serving *ca.Serving, in *lobby, log *zap.Logger) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(serving.TLS())),
-		grpc.InTapHandle(doorkeeper(auth, log)),
+		grpc.InTapHandle(doorkeeper(auth, in, log)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxConcurrentStreams(streamsPerConnection),
 		grpc.MaxRecvMsgSize(requestBytes),
@@ -238,7 +240,7 @@ func (i *Istiod) Run(ctx context.Context) error {
 	}
 	run("ca", i.authority.Run)
 	run("files", func(ctx context.Context) error { return i.world.source.Run(ctx, i.world.apply) })
-	run("port for proxies", func(context.Context) error { return i.grpc.Serve(proxies) })
+	run("port for proxies", func(context.Context) error { return i.grpc.Serve(i.lobby.listen(proxies)) })
 	run("port for status", func(context.Context) error { return i.http.Serve(people) })
 	<-ctx.Done()
 	i.shutDown(ctx)

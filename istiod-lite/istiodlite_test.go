@@ -8,10 +8,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -330,5 +332,33 @@ func TestReadinessWithoutTokens(t *testing.T) {
 	}
 	if code, body := p.get("/readyz"); code != 503 || !strings.Contains(body, "node tokens") || !strings.Contains(body, "chmod 600") {
 		t.Errorf("/readyz: %d %s", code, body)
+	}
+}
+
+// Silent connections, in any number, do not keep a node out, and are closed.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	p := newPlane(t, map[string]string{"shop.yaml": pod("web", "node-1", "web", "10.0.0.1")}).start()
+	var silent []net.Conn
+	for range 1100 {
+		conn, err := net.Dial("tcp", p.istiod.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		silent = append(silent, conn)
+	}
+	cc := p.dial()
+	if _, err := p.request(cc, tokenOne, "shop", "web"); err != nil {
+		t.Errorf("a node: %v", err)
+	}
+	if _, body := p.get("/metrics"); strings.Contains(body, "ambit_control_plane_unproven_closed_total 0") {
+		t.Error("no silent connection was closed")
+	}
+	silent[0].SetReadDeadline(time.Now().Add(patience))
+	if _, err := silent[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the oldest silent connection: %v, want its end", err)
+	}
+	if _, err := p.request(cc, tokenOne, "shop", "web"); err != nil {
+		t.Errorf("the node again: %v", err)
 	}
 }

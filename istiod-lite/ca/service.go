@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,6 +29,12 @@ const (
 	// that asks for what it may not have cannot flood their source.
 	maxFreshReads = 4
 
+	// maxWaiting is how many requests of one node may wait for live reads, of which
+	// a node gets one at a time: one that asks for what it may not have must not
+	// keep others from what they may. Our choice: more than pods that start on a
+	// node at a time.
+	maxWaiting = 128
+
 	// impersonated is the key of the request's metadata that names the workload
 	// whose certificate a node asks for.
 	impersonated = "ImpersonatedIdentity"
@@ -49,6 +56,16 @@ type Service struct {
 
 	deps  Deps
 	fresh chan struct{} // a slot per live read
+
+	// mu guards who waits for live reads, by node.
+	mu    sync.Mutex
+	lines map[string]*line
+}
+
+// line is where the requests of one node wait for live reads.
+type line struct {
+	turn    chan struct{} // one slot
+	waiting int           // the one whose turn it is included
 }
 
 var _ caapi.IstioCertificateServiceServer = (*Service)(nil)
@@ -56,7 +73,7 @@ var _ caapi.IstioCertificateServiceServer = (*Service)(nil)
 // NewService wires a Service. It starts nothing.
 func NewService(deps Deps) *Service {
 	deps.Log = deps.Log.Named("ca")
-	return &Service{deps: deps, fresh: make(chan struct{}, maxFreshReads)}
+	return &Service{deps: deps, fresh: make(chan struct{}, maxFreshReads), lines: map[string]*line{}}
 }
 
 // refusal is why a request was not served: the reason for our log, and what the
@@ -146,29 +163,73 @@ func (s *Service) authorize(ctx context.Context, caller Caller, metadata *struct
 // authorizeNode checks that a pod of id runs on node: in memory, and before it
 // refuses by one live read, for what is in memory may be late.
 func (s *Service) authorizeNode(ctx context.Context, node string, id identity.ID) *refusal {
-	for _, fresh := range []bool{false, true} {
-		pods, err := s.podsOnNode(ctx, node, fresh)
-		if err != nil {
-			return &refusal{codes.Unavailable, "try again", fmt.Errorf("pods of node %s: %w", node, err), notAuthorized}
-		}
-		if slices.ContainsFunc(pods, func(p Pod) bool { return p.entitles(node, id) }) {
-			return nil
-		}
+	entitled := func(fresh bool) (bool, error) {
+		pods, err := s.deps.Pods.PodsOnNode(ctx, node, fresh)
+		return slices.ContainsFunc(pods, func(p Pod) bool { return p.entitles(node, id) }), err
 	}
-	return denied(fmt.Errorf("no pod of service account %s/%s that has not ended runs on node %s", id.Namespace, id.ServiceAccount, node))
+	ok, err := entitled(false)
+	if err == nil && !ok {
+		ok, err = s.inTurn(ctx, node, func() (bool, error) {
+			if ok, err := entitled(false); ok || err != nil {
+				return ok, err // another's read has found it
+			}
+			select {
+			case s.fresh <- struct{}{}:
+				defer func() { <-s.fresh }()
+			case <-ctx.Done():
+				return false, context.Cause(ctx)
+			}
+			return entitled(true)
+		})
+	}
+	switch {
+	case err != nil:
+		return &refusal{codes.Unavailable, "try again", fmt.Errorf("pods of node %s: %w", node, err), notAuthorized}
+	case !ok:
+		return denied(fmt.Errorf("no pod of service account %s/%s that has not ended runs on node %s", id.Namespace, id.ServiceAccount, node))
+	}
+	return nil
 }
 
-// podsOnNode asks for the pods of a node; live reads wait for a slot.
-func (s *Service) podsOnNode(ctx context.Context, node string, fresh bool) ([]Pod, error) {
-	if fresh {
-		select {
-		case s.fresh <- struct{}{}:
-			defer func() { <-s.fresh }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+// inTurn calls fn, for one request of a node at a time.
+func (s *Service) inTurn(ctx context.Context, node string, fn func() (bool, error)) (bool, error) {
+	l := s.queue(node)
+	if l == nil {
+		return false, fmt.Errorf("%d of its requests wait already", maxWaiting)
 	}
-	return s.deps.Pods.PodsOnNode(ctx, node, fresh)
+	defer s.unqueue(node, l)
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+		return fn()
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+}
+
+// queue takes a place in a node's line; nil when it is full.
+func (s *Service) queue(node string) *line {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lines[node]
+	if l == nil {
+		l = &line{turn: make(chan struct{}, 1)}
+		s.lines[node] = l
+	}
+	if l.waiting >= maxWaiting {
+		return nil
+	}
+	l.waiting++
+	return l
+}
+
+// unqueue gives the place back.
+func (s *Service) unqueue(node string, l *line) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.waiting--; l.waiting == 0 {
+		delete(s.lines, node)
+	}
 }
 
 // ttlOf reads a duration in seconds; zero or less stays "the default".

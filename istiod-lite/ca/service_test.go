@@ -3,10 +3,12 @@ package ca
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -29,10 +31,14 @@ type world struct {
 	mu             sync.Mutex
 	memory, source []Pod
 	err            error
-	reads          int // live ones
+	reads          int               // live ones
+	during         func(node string) // called while a live read runs
 }
 
-func (w *world) PodsOnNode(_ context.Context, _ string, fresh bool) ([]Pod, error) {
+func (w *world) PodsOnNode(_ context.Context, node string, fresh bool) ([]Pod, error) {
+	if fresh && w.during != nil {
+		w.during(node)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if fresh {
@@ -291,5 +297,71 @@ func TestALiveReadThatFailsRefusesForNow(t *testing.T) {
 	}
 	if p.logs.FilterMessage("certificate refused").Len() != 1 {
 		t.Error("the reason is not in the log")
+	}
+}
+
+// A node that asks for what it may not have gets one live read at a time, so that
+// others come to theirs.
+func TestLiveReadsAreShared(t *testing.T) {
+	p := serve(t, t.TempDir())
+	p.world.source = []Pod{{"web-1", "shop", "web", "two", "Running"}}
+	free := make(chan struct{})
+	var mu sync.Mutex
+	running, most := 0, 0
+	started := make(chan struct{}, 16)
+	p.world.during = func(node string) {
+		if node != "one" {
+			return
+		}
+		mu.Lock()
+		running++
+		most = max(most, running)
+		mu.Unlock()
+		started <- struct{}{}
+		<-free
+		mu.Lock()
+		running--
+		mu.Unlock()
+	}
+	var greedy sync.WaitGroup
+	for i := range 2 * maxFreshReads {
+		greedy.Go(func() {
+			if _, err := p.create(tokenOne, request(t, fmt.Sprintf("spiffe://td/ns/shop/sa/ghost-%d", i))); status.Code(err) != codes.PermissionDenied {
+				t.Errorf("a ghost: %v", err)
+			}
+		})
+	}
+	<-started
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := caapi.NewIstioCertificateServiceClient(p.dial(tokenTwo)).CreateCertificate(ctx, request(t, web)); err != nil {
+		t.Errorf("another node: %v", err)
+	}
+	close(free)
+	greedy.Wait()
+	if most != 1 {
+		t.Errorf("%d live reads of one node at a time, want 1", most)
+	}
+}
+
+func TestALineIsBounded(t *testing.T) {
+	s := NewService(Deps{Log: zap.NewNop()})
+	var l *line
+	for range maxWaiting {
+		if l = s.queue("one"); l == nil {
+			t.Fatal("the line is full too early")
+		}
+	}
+	if s.queue("one") != nil {
+		t.Error("the line of a node has no end")
+	}
+	if s.queue("two") == nil {
+		t.Error("the line of another node is full")
+	}
+	for range maxWaiting {
+		s.unqueue("one", l)
+	}
+	if len(s.lines) != 1 {
+		t.Errorf("%d lines are left, want that of the other", len(s.lines))
 	}
 }

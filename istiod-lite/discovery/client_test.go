@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,12 +41,31 @@ func (byToken) Authenticate(ctx context.Context) (discovery.Caller, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	kind, name, ok := strings.Cut(strings.TrimPrefix(strings.Join(md.Get("authorization"), ""), "Bearer "), " ")
 	switch {
+	case name == "revocable" && revoked.Load():
 	case ok && kind == "node":
 		return discovery.Caller{Node: name, Name: "node " + name}, nil
 	case ok && kind == "namespace":
 		return discovery.Caller{Namespace: name, Name: "pod of " + name}, nil
 	}
 	return discovery.Caller{}, fmt.Errorf("unknown token")
+}
+
+// revoked takes back the token "node revocable".
+var revoked atomic.Bool
+
+// wantClients waits until so many streams are open.
+func (m *mesh) wantClients(n int) {
+	m.t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(m.server.Status().Clients) != n {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			m.t.Fatalf("%d clients, want %d", len(m.server.Status().Clients), n)
+		}
+	}
 }
 
 // mesh is a server under test and the model that feeds it.

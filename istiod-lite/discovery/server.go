@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
@@ -49,6 +51,13 @@ type Config struct {
 	// MaxNames is how many names one client may have waiting, or ask for by name.
 	// Zero means 200,000.
 	MaxNames int
+	// MaxStreams is how many streams one caller may have open. Zero means 64: a
+	// node has one proxy, for a while two, and streams that it has lost may take a
+	// minute to be noticed.
+	MaxStreams int
+	// Reprove is how often a caller must still be who it was when it opened its
+	// stream; one whose proof was taken back is cut then. Zero means 10 s.
+	Reprove time.Duration
 }
 
 // withDefaults returns the configuration that is in force.
@@ -58,6 +67,8 @@ func (c Config) withDefaults() Config {
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
 	c.ResponseBytes = cmp.Or(c.ResponseBytes, 1<<20)
 	c.MaxNames = cmp.Or(c.MaxNames, 200_000)
+	c.MaxStreams = cmp.Or(c.MaxStreams, 64)
+	c.Reprove = cmp.Or(c.Reprove, 10*time.Second)
 	return c
 }
 
@@ -85,9 +96,10 @@ type Server struct {
 	mu      sync.Mutex
 	picture picture
 	open    map[*stream]struct{}
-	serial  uint64 // of the last stream
-	started bool   // ready is closed
-	closed  bool   // closing is closed
+	callers map[Caller]int // how many of the open streams are whose
+	serial  uint64         // of the last stream
+	started bool           // ready is closed
+	closed  bool           // closing is closed
 }
 
 var _ discoveryv3.AggregatedDiscoveryServiceServer = (*Server)(nil)
@@ -103,6 +115,7 @@ func New(cfg Config, deps Deps) *Server {
 		closing: make(chan struct{}),
 		picture: newPicture(),
 		open:    map[*stream]struct{}{},
+		callers: map[Caller]int{},
 	}
 }
 
@@ -154,13 +167,18 @@ func (s *Server) Close() {
 	s.streams.Wait()
 }
 
-// addStream takes a stream in. It fails when the server is closing.
+// addStream takes a stream in. It fails when the server is closing and when its
+// caller has enough of them.
 func (s *Server) addStream(st *stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return errClosing
 	}
+	if s.callers[st.caller] >= s.cfg.MaxStreams {
+		return status.Errorf(codes.ResourceExhausted, "%s has %d streams open already", st.caller.Name, s.cfg.MaxStreams)
+	}
+	s.callers[st.caller]++
 	s.serial++
 	st.serial = s.serial
 	st.since = time.Now()
@@ -174,6 +192,9 @@ func (s *Server) removeStream(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, st)
+	if s.callers[st.caller]--; s.callers[st.caller] == 0 {
+		delete(s.callers, st.caller)
+	}
 	s.metrics.streams.Dec()
 }
 

@@ -411,6 +411,15 @@ func TestLimitsOnRequests(t *testing.T) {
 			c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: address, ResourceNamesSubscribe: []string{"a", "b", "c"}})
 			c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: address, ResourceNamesSubscribe: []string{"d"}})
 		},
+		"a name that is too long": func(c *client) {
+			c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: address, ResourceNamesSubscribe: []string{strings.Repeat("x", 2049)}})
+		},
+		"a version of a name that is too long": func(c *client) {
+			c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: address, InitialResourceVersions: map[string]string{strings.Repeat("x", 2049): "1"}})
+		},
+		"a type that is too long": func(c *client) {
+			c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: strings.Repeat("x", 2049)})
+		},
 		"too many types": func(c *client) {
 			for i := range 9 {
 				c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: fmt.Sprint("type", i)})
@@ -421,6 +430,39 @@ func TestLimitsOnRequests(t *testing.T) {
 		send(c)
 		c.wantEnd(name, "InvalidArgument")
 	}
+}
+
+func TestOneCallerMayNotOpenStreamsWithoutEnd(t *testing.T) {
+	m := newMesh(t, discovery.Config{MaxStreams: 2})
+	m.push()
+	var open []*client
+	for range 2 {
+		c := m.connectAs("node n1", false)
+		c.subscribe()
+		c.next("served")
+		open = append(open, c)
+	}
+	m.connectAs("node n1", false).wantEnd("a third", "ResourceExhausted desc = node n1 has 2 streams open already")
+	other := m.connectAs("node n2", false)
+	other.subscribe()
+	other.next("another caller is served")
+	open[0].cancel()
+	m.wantClients(2)
+	again := m.connectAs("node n1", false)
+	again.subscribe()
+	again.next("there is room again")
+}
+
+// A token that was taken back ends what it opened.
+func TestCallersMustStayProven(t *testing.T) {
+	m := newMesh(t, discovery.Config{Reprove: 10 * time.Millisecond})
+	m.push()
+	c := m.connectAs("node revocable", false)
+	c.subscribe()
+	c.next("served")
+	revoked.Store(true)
+	defer revoked.Store(false)
+	c.wantEnd("revoked", "Unauthenticated")
 }
 
 func TestCloseEndsStreams(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,9 @@ const (
 	maxTypes = 8
 	// maxTextBytes of a client's words are kept for status and log.
 	maxTextBytes = 1024
+	// maxNameBytes is the longest name of a resource or of a type. Ours are below
+	// 600: namespace, pod and cluster.
+	maxNameBytes = 2048
 )
 
 // errClosing ends streams when the server does.
@@ -86,15 +90,24 @@ func (st *stream) run(ctx context.Context) error {
 	received, sent := make(chan error, 1), make(chan error, 1)
 	st.server.streams.Go(ctx, "xds-receive", func(context.Context) { received <- st.receive() })
 	st.server.streams.Go(ctx, "xds-send", func(ctx context.Context) { sent <- st.send(ctx) })
-	select {
-	case err := <-received:
-		return err
-	case err := <-sent:
-		return err
-	case <-st.stuck:
-		return status.Errorf(codes.ResourceExhausted, "no response was read for %v", st.server.cfg.SendTimeout)
-	case <-st.server.closing:
-		return errClosing
+	reprove := time.NewTicker(st.server.cfg.Reprove)
+	defer reprove.Stop()
+	for {
+		select {
+		case err := <-received:
+			return err
+		case err := <-sent:
+			return err
+		case <-st.stuck:
+			return status.Errorf(codes.ResourceExhausted, "no response was read for %v", st.server.cfg.SendTimeout)
+		case <-st.server.closing:
+			return errClosing
+		case <-reprove.C:
+			if now, err := st.server.auth.Authenticate(ctx); err != nil || now != st.caller {
+				st.server.log.Warn("client is no longer who it was", zap.String("peer", st.peer), zap.String("caller", st.caller.Name), zap.Error(err))
+				return status.Error(codes.Unauthenticated, "request authenticate failure")
+			}
+		}
 	}
 }
 
@@ -165,6 +178,9 @@ func (st *stream) request(req *discoveryv3.DeltaDiscoveryRequest) error {
 	if max(len(req.ResourceNamesSubscribe), len(req.InitialResourceVersions)) > s.cfg.MaxNames {
 		return s.tooMany("names in one request")
 	}
+	if err := checkNames(req); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -187,6 +203,21 @@ func (st *stream) request(req *discoveryv3.DeltaDiscoveryRequest) error {
 		return s.tooMany("names")
 	}
 	st.signalLocked()
+	return nil
+}
+
+// checkNames refuses names that are longer than any of ours: they would be kept.
+func checkNames(req *discoveryv3.DeltaDiscoveryRequest) error {
+	tooLong := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return len(name) > maxNameBytes })
+	}
+	long := tooLong(req.TypeUrl) || tooLong(req.ResourceNamesSubscribe...)
+	for name := range req.InitialResourceVersions {
+		long = long || tooLong(name)
+	}
+	if long {
+		return fmt.Errorf("a name of more than %d bytes", maxNameBytes)
+	}
 	return nil
 }
 

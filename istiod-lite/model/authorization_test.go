@@ -38,9 +38,9 @@ func TestAuthorizationPolicyRules(t *testing.T) {
 			}`},
 		{name: "two of from are two matches of one clause", spec: `{rules: [{from: [{source: {namespaces: [a]}}, {source: {notNamespaces: [b]}}]}]}`,
 			want: `rules { clauses { matches { namespaces { exact: "a" } } matches { not_namespaces { exact: "b" } } } }`},
-		{name: "stars: presence, suffix, prefix", spec: `{rules: [{from: [{source: {principals: ["*", "*/sa/x", "td/*", "*both*"]}}]}]}`,
+		{name: "stars: presence, suffix, prefix", spec: `{rules: [{from: [{source: {principals: ["*", "*/sa/x", "td/*"]}}]}]}`,
 			want: `rules { clauses { matches {
-				principals { presence {} } principals { suffix: "/sa/x" } principals { prefix: "td/" } principals { suffix: "both*" }
+				principals { presence {} } principals { suffix: "/sa/x" } principals { prefix: "td/" }
 			} } }`},
 		{name: "service accounts: with namespace, or of the policy's", spec: `{rules: [{from: [{source: {serviceAccounts: [a/b, c]}}]}]}`,
 			want: `rules { clauses { matches { service_accounts { namespace: "a" service_account: "b" } service_accounts { namespace: "shop" service_account: "c" } } } }`},

@@ -46,12 +46,12 @@ func (c *checker) source(path string, s *securityv1.Source) {
 		values []string
 		check  func(string) error
 	}{
-		{"principals", s.GetPrincipals(), checkPattern},
-		{"notPrincipals", s.GetNotPrincipals(), checkPattern},
+		{"principals", s.GetPrincipals(), checkPrincipal},
+		{"notPrincipals", s.GetNotPrincipals(), checkPrincipal},
 		{"requestPrincipals", s.GetRequestPrincipals(), checkPattern},
 		{"notRequestPrincipals", s.GetNotRequestPrincipals(), checkPattern},
-		{"namespaces", s.GetNamespaces(), checkPattern},
-		{"notNamespaces", s.GetNotNamespaces(), checkPattern},
+		{"namespaces", s.GetNamespaces(), checkName},
+		{"notNamespaces", s.GetNotNamespaces(), checkName},
 		{"serviceAccounts", s.GetServiceAccounts(), checkAccount},
 		{"notServiceAccounts", s.GetNotServiceAccounts(), checkAccount},
 		{"ipBlocks", s.GetIpBlocks(), checkPrefix},
@@ -110,6 +110,10 @@ func (c *checker) when(path string, w *securityv1.Condition) {
 		check = checkPrefix
 	case "destination.port":
 		check = checkPort
+	case "source.principal":
+		check = checkPrincipal
+	case "source.namespace":
+		check = checkName
 	}
 	c.each(path+".values", w.GetValues(), check)
 	c.each(path+".notValues", w.GetNotValues(), check)
@@ -128,6 +132,32 @@ func checkPattern(text string) error {
 		return errEmpty
 	}
 	return nil
+}
+
+// checkName accepts a value with a star at one end, or alone. A star elsewhere
+// would be compared as a star, and so match nothing: a DENY policy would let
+// everybody in.
+func checkName(text string) error {
+	if err := checkPattern(text); err != nil || text == "*" {
+		return err
+	}
+	rest := strings.TrimPrefix(text, "*")
+	if rest == text {
+		rest = strings.TrimSuffix(text, "*")
+	}
+	if strings.Contains(rest, "*") {
+		return fmt.Errorf("want one star, at the beginning or at the end, not %q", text)
+	}
+	return nil
+}
+
+// checkPrincipal accepts a name of an identity as policies write it. With its
+// scheme it would match nothing.
+func checkPrincipal(text string) error {
+	if rest, ok := strings.CutPrefix(text, "spiffe://"); ok {
+		return fmt.Errorf("want an identity without its scheme: %q", rest)
+	}
+	return checkName(text)
 }
 
 // checkAccount accepts a name, or namespace/name.

@@ -33,6 +33,11 @@ func TestMalformedObjectsAreRefusedWithTheirPlace(t *testing.T) {
 		{"unknown attribute", policy("{rules: [{when: [{key: source.ipp, values: [a]}]}]}"), `spec.rules[0].when[0].key: "source.ipp" is no attribute`},
 		{"condition without values", policy("{rules: [{when: [{key: source.ip}]}]}"), "spec.rules[0].when[0]: values and notValues are both missing"},
 		{"empty source", policy("{rules: [{from: [{source: {}}]}]}"), "spec.rules[0].from[0].source: says nothing about the source"},
+		{"principal with its scheme", policy("{rules: [{from: [{source: {notPrincipals: ['spiffe://td/ns/a/sa/b']}}]}]}"), `source.notPrincipals[0]: want an identity without its scheme: "td/ns/a/sa/b"`},
+		{"principal of a condition with its scheme", policy("{rules: [{when: [{key: source.principal, values: ['spiffe://td/ns/a/sa/b']}]}]}"), `spec.rules[0].when[0].values[0]: want an identity without its scheme`},
+		{"star in the middle of a principal", policy("{rules: [{from: [{source: {principals: ['*/ns/*/sa/b']}}]}]}"), `source.principals[0]: want one star, at the beginning or at the end, not "*/ns/*/sa/b"`},
+		{"star at both ends of a namespace", policy("{rules: [{from: [{source: {namespaces: ['*a*']}}]}]}"), `source.namespaces[0]: want one star`},
+		{"star in the middle of a condition's namespace", policy("{rules: [{when: [{key: source.namespace, notValues: ['a*b']}]}]}"), `notValues[0]: want one star`},
 		{"DENY without rules", policy("{action: DENY}"), "spec.rules: missing: a DENY policy without rules denies nothing"},
 		{"selector and targetRefs", policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: x}]}"), "spec.selector: stands beside targetRefs"},
 		{"unknown action", policy("{action: FORBID}"), `spec.action: invalid value for enum field action: "FORBID"`},
@@ -58,6 +63,7 @@ func TestMalformedObjectsAreRefusedWithTheirPlace(t *testing.T) {
 func TestOrdinaryManifestsAreAccepted(t *testing.T) {
 	for name, text := range map[string]string{
 		"everything is refused by an empty spec": policy("{}"),
+		"a star alone, in front, behind":         policy("{rules: [{from: [{source: {principals: ['*', '*/sa/b', 'td/ns/a/*'], namespaces: ['*', 'a*']}}]}]}"),
 		"no spec at all":                         "apiVersion: security.istio.io/v1beta1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n",
 		"what kubectl prints": "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(
 			pod(`, uid: u, resourceVersion: "7", managedFields: [{manager: kubectl, operation: Apply}]`, ", tolerations: [{key: a, operator: Exists}]", "")), "\n", "\n  ") + "\n",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -127,8 +128,19 @@ func (b *Board) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// fromLoopback reports whether a request came from this machine. The page says
+// more than a network that nobody has authenticated should know.
+func fromLoopback(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && from.Addr().Unmap().IsLoopback()
+}
+
 // serveStatus writes everything, for programs or for people.
 func (b *Board) serveStatus(w http.ResponseWriter, r *http.Request) {
+	if !fromLoopback(r) {
+		http.Error(w, "/status is answered on the machine itself only: ask 127.0.0.1 there", http.StatusForbidden)
+		return
+	}
 	reasons := b.Ready()
 	page := map[string]any{"ready": len(reasons) == 0, "notReady": reasons, "conditions": b.Conditions()}
 	for _, s := range b.cfg.Sections {

@@ -19,7 +19,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // get asks a board.
 func get(b *status.Board, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	b.Handler(prometheus.NewRegistry()).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.RemoteAddr = "127.0.0.1:1234"
+	b.Handler(prometheus.NewRegistry()).ServeHTTP(w, r)
 	return w
 }
 
@@ -72,5 +74,23 @@ func TestOtherMethodsAndPathsAreRefused(t *testing.T) {
 	}
 	if w := get(b, "/debug/pprof/"); w.Code != http.StatusNotFound {
 		t.Errorf("/debug/pprof/: %d", w.Code)
+	}
+}
+
+// Whoever serves it on a network does not tell that network what is in the mesh.
+func TestStatusIsForThisMachine(t *testing.T) {
+	b := status.NewBoard(status.Config{Sections: []status.Section{{Name: "secret", Fn: func() any { return "plan" }}}})
+	for from, want := range map[string]int{
+		"127.0.0.1:1": http.StatusOK, "[::1]:1": http.StatusOK, "[::ffff:127.0.0.1]:1": http.StatusOK,
+		"10.0.0.1:1": http.StatusForbidden, "[2001:db8::1]:1": http.StatusForbidden, "": http.StatusForbidden,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/status", nil)
+		r.RemoteAddr = from
+		r.Header.Set("X-Forwarded-For", "127.0.0.1")
+		w := httptest.NewRecorder()
+		b.Handler(prometheus.NewRegistry()).ServeHTTP(w, r)
+		if w.Code != want || strings.Contains(w.Body.String(), "plan") != (want == http.StatusOK) {
+			t.Errorf("from %q: %d %s, want %d", from, w.Code, w.Body, want)
+		}
 	}
 }

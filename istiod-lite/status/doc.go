@@ -6,10 +6,10 @@
 //
 //	/healthz   200 while the process serves
 //	/readyz    200 once every check passes; else 503 and the reasons
-//	/status    JSON; with ?format=text the same for reading
+//	/status    JSON; with ?format=text the same for reading; for callers on loopback only
 //	/metrics   for Prometheus
 //
 // # Not done here
 //
-// Authentication: the address it is served on must not be reachable for others.
+// Authentication: health, readiness and metrics are for whoever reaches the address.
 package status

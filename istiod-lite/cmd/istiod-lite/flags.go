@@ -66,7 +66,7 @@ func (f *flags) command() *cobra.Command {
 	p.StringVar(&f.cfg.CADir, "ca-dir", "", "`DIR` of the CA's key and certificates; a root is made when it is empty (required)")
 	p.StringVar(&f.cfg.NodeTokens, "node-tokens", "", "`FILE` with lines \"token node-name\", readable by its owner only (required)")
 	p.StringVar(&f.cfg.Listen, "listen", ":15012", "`ADDRESS` for proxies: delta xDS and certificates, over TLS")
-	p.StringVar(&f.cfg.StatusAddr, "status-addr", "127.0.0.1:15014", "`ADDRESS` for people: /healthz, /readyz, /status, /metrics; not authenticated, so keep it on loopback")
+	p.StringVar(&f.cfg.StatusAddr, "status-addr", "127.0.0.1:15014", "`ADDRESS` for people: /healthz, /readyz, /metrics, and /status for callers on loopback; not authenticated, so keep it on loopback")
 	p.StringArrayVar(&f.cfg.DNSNames, "dns-name", nil, "`NAME` or IP address of the serving certificate; may be given several times (default istiod.<root-namespace>.svc; localhost is always in it)")
 	p.StringVar(&f.cfg.Model.TrustDomain, "trust-domain", "cluster.local", "`NAME` in which all identities stand")
 	p.StringVar(&f.cfg.Model.ClusterID, "cluster-id", "Kubernetes", "`NAME` of the cluster, part of workload names")

@@ -211,7 +211,7 @@ func (r resolver) toWaypoint(gw workload.Gateway, called *workload.Service) (Pla
 		return Plan{}, &Error{
 			Reason: ReasonUnknownWaypoint,
 			Text:   fmt.Sprintf("waypoint %v of %v is not known or has no healthy endpoint", gw, r.dst),
-			Hint:   "is the waypoint's Gateway programmed and its pod Ready? Traffic does not go around it",
+			Hint:   "is the waypoint's Gateway programmed and its pod Ready? Traffic does not go around it; the label istio.io/use-waypoint: none does without",
 		}
 	}
 	if err := r.checkNetwork(up.workload); err != nil {

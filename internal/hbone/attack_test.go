@@ -217,6 +217,11 @@ var attacks = []attack{
 			a.fr.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 		})
 	}},
+	{"requests that are none", LimitBadRequests, http2.ErrCodeEnhanceYourCalm, func(a *attacker) {
+		a.flood(func(i int) {
+			a.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: []byte{0x82}, EndHeaders: true})
+		})
+	}},
 	{"large header", LimitHeaderBytes, http2.ErrCodeEnhanceYourCalm, func(a *attacker) {
 		a.connect(1, hpack.HeaderField{Name: "x", Value: string(bytes.Repeat([]byte{0xff}, 70<<10))})
 		a.flush()

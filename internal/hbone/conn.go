@@ -46,6 +46,8 @@ type conn struct {
 	up   chan struct{} // closed when the peer's SETTINGS have come
 	away chan struct{} // closed when the peer has said GOAWAY
 
+	failed chan struct{} // closed by fail
+
 	// Owned by the reader.
 	in parser
 
@@ -66,9 +68,10 @@ type conn struct {
 // lifeState is how far a connection is in its life. Guarded by conn.mu.
 type lifeState struct {
 	goAway     *GoAwayError // the peer's
-	sentGoAway bool
-	retired    bool // no new streams
-	draining   bool // server: GOAWAY is out
+	leaving    bool         // the last GOAWAY is out and the connection about to end
+	failed     bool         // conn.failed is closed
+	retired    bool         // no new streams
+	draining   bool         // server: GOAWAY is out
 	lastLocal  uint32
 	lastPeer   uint32 // highest stream the peer has opened
 	acceptUpTo uint32 // server: streams beyond are refused
@@ -93,7 +96,7 @@ type recvState struct {
 func newConn(cfg connConfig, rec *recordConn, tc *tls.Conn, info ConnInfo) *conn {
 	c := &conn{
 		cfg: cfg, tc: tc, rec: rec, info: info, born: time.Now(),
-		done: make(chan struct{}), up: make(chan struct{}), away: make(chan struct{}),
+		done: make(chan struct{}), up: make(chan struct{}), away: make(chan struct{}), failed: make(chan struct{}),
 		streams: make(map[uint32]*Stream),
 	}
 	rec.gather, rec.polling = true, true
@@ -127,11 +130,15 @@ func (c *conn) start() {
 	c.push()
 }
 
-// fail ends the connection for err. Only the first call counts.
+// fail ends the connection for err. The first error counts.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
+	}
+	if !c.life.failed {
+		c.life.failed = true
+		close(c.failed)
 	}
 	c.mu.Unlock()
 	c.rec.Conn.Close()
@@ -217,18 +224,18 @@ func (c *conn) sayWhy(ce *ConnError) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-c.in.ctx.Done():
+	case <-c.failed:
 	}
 }
 
 // leave says GOAWAY without a fault of the peer and ends the connection.
 func (c *conn) leave(why error) {
 	c.mu.Lock()
-	if c.err != nil || c.life.sentGoAway {
+	if c.err != nil || c.life.leaving {
 		c.mu.Unlock()
 		return
 	}
-	c.life.retired = true
+	c.life.retired, c.life.leaving = true, true
 	c.enqueueGoAway(c.life.lastPeer, http2.ErrCodeNo, "")
 	c.mu.Unlock()
 	c.cfg.group.run(func() {

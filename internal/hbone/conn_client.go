@@ -29,11 +29,18 @@ func (c *conn) acquire(most int) bool {
 	return true
 }
 
+// allowsStreams reports whether the peer allows streams at all.
+func (c *conn) allowsStreams() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.send.peerStreams > 0
+}
+
 // usable reports whether new streams may be opened once there is a slot.
 func (c *conn) usable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err == nil && !c.life.retired && c.life.goAway == nil
+	return c.err == nil && !c.life.retired && c.life.goAway == nil && c.send.peerStreams > 0
 }
 
 // giveUp gives a slot back.
@@ -60,7 +67,7 @@ func (c *conn) open(ctx context.Context, req Request, times openTimes) (*Stream,
 	c.streams[s.id] = s
 	c.enqueueHeaders(s.id, block, false)
 	c.mu.Unlock()
-	c.push()
+	c.kick() // not push: ctx bounds what we wait for
 
 	err := c.awaitAnswer(ctx, s, times)
 	if err == nil {

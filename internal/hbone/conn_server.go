@@ -40,6 +40,9 @@ func (c *conn) onRequest(id uint32, f fields, end bool) error {
 	authority, err := f.target()
 	if err != nil {
 		defer c.mu.Unlock()
+		if !c.in.abuse.badRequest.take(badRequestRate, 1, c.in.now()) {
+			return calm(LimitBadRequests, "too many requests that are no CONNECT to an authority")
+		}
 		block := appendStatus(nil, http.StatusBadRequest, nil)
 		c.enqueueHeaders(id, block, true)
 		return c.enqueueAnswer(len(block))
@@ -144,6 +147,6 @@ func (in *Incoming) answer(status int, h Header) error {
 		c.removeLocked(s)
 	}
 	c.mu.Unlock()
-	c.push()
+	c.kick()
 	return nil
 }

@@ -166,7 +166,6 @@ func (c *conn) enqueueGoAway(last uint32, code http2.ErrCode, text string) {
 	p = binary.BigEndian.AppendUint32(p, last)
 	p = binary.BigEndian.AppendUint32(p, uint32(code))
 	p = append(p, text[:min(len(text), 200)]...)
-	c.life.sentGoAway = c.life.sentGoAway || code != http2.ErrCodeNo || last < 1<<31-1
 	c.enqueueFrame(http2.FrameGoAway, 0, 0, p)
 }
 

@@ -32,6 +32,10 @@ func (p *Pool) dial(ctx context.Context, t Target) (*conn, error) {
 	}
 	select {
 	case <-c.up:
+		if !c.allowsStreams() {
+			c.leave(errNoStreams)
+			return nil, &DialError{StageH2, errNoStreams}
+		}
 		return c, nil
 	case <-limited.Done():
 		c.fail(context.Cause(limited))

@@ -31,6 +31,8 @@ var (
 	ErrConnLost = errors.New("tunnel connection lost")
 	// errHandled means that Accept or Refuse was called twice.
 	errHandled = errors.New("the request was answered before")
+	// errNoStreams means that the peer's SETTINGS allow none.
+	errNoStreams = errors.New("the peer allows no streams")
 	// errNotH2 means that the peer does not speak HTTP/2.
 	errNotH2 = errors.New("the peer did not agree to ALPN h2")
 )

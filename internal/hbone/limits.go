@@ -54,6 +54,8 @@ const (
 	// LimitStreams: a peer that goes on opening streams beyond what SETTINGS
 	// allow. Each is refused; who does not stop is sent away.
 	LimitStreams Limit = "streams"
+	// LimitBadRequests: requests that are answered 400, one after another.
+	LimitBadRequests Limit = "bad-requests"
 	// LimitHeaderBytes: a header larger than SETTINGS allow.
 	LimitHeaderBytes Limit = "header-bytes"
 	// LimitContinuation: a header in too many pieces.
@@ -120,6 +122,8 @@ var (
 	resetRate = rate{burst: 2000, perSecond: 500}
 	// Streams beyond the limit: one moment of disagreement about the count.
 	refusedRate = rate{burst: 200, perSecond: 10}
+	// Requests answered 400: a client of the mesh sends none.
+	badRequestRate = rate{burst: 100, perSecond: 10}
 	// DATA before 2xx: an honest client waits.
 	earlyDataRate = rate{burst: 20, perSecond: 1}
 	// Empty DATA without END_STREAM: nobody needs them.

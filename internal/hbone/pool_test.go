@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/ambit-mesh/ambit/internal/memnet"
 )
 
 func TestPoolConnectionsReused(t *testing.T) {
@@ -439,5 +444,57 @@ func TestRetryable(t *testing.T) {
 				t.Errorf("Retryable(%v) = %v", tt.err, got)
 			}
 		})
+	}
+}
+
+// A peer that allows no streams is an error, not a loop of connections.
+func TestPoolPeerAllowsNoStreams(t *testing.T) {
+	inBubble(t, nodeConfig{}, func(n *memNode) {
+		target := n.target(Key{Source: "zero"})
+		conf, _ := n.certs.server(n.t.Context())
+		target.Dial = func(context.Context) (net.Conn, error) {
+			here, there := memnet.Pipe(netip.MustParseAddrPort("10.0.0.1:1"), memAddr)
+			go func() {
+				tc := tls.Server(there, conf)
+				http2.NewFramer(tc, nil).WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+				io.Copy(io.Discard, tc)
+				there.Close()
+			}()
+			return here, nil
+		}
+		_, err := n.pool.Open(n.t.Context(), target, request(n.t, "10.0.0.2:80"))
+		var dial *DialError
+		if !errors.As(err, &dial) || !errors.Is(err, errNoStreams) {
+			t.Errorf("Open = %v, want %v", err, errNoStreams)
+		}
+	})
+}
+
+// A server that drains says GOAWAY twice and closes after the last stream, also
+// when the client does not.
+func TestServerDrainsByItself(t *testing.T) {
+	n := newNode(t, nodeConfig{server: ServerConfig{DrainTimeout: time.Minute}})
+	a := newAttacker(t, n)
+	a.open()
+	n.stop()
+	for _, want := range []string{"first GOAWAY", "second GOAWAY"} {
+		select {
+		case code := <-a.goAway:
+			if code != http2.ErrCodeNo {
+				t.Errorf("%s: %v", want, code)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no %s", want)
+		}
+	}
+	a.fr.WriteData(1, true, nil)
+	a.flush()
+	select {
+	case <-a.ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the server does not close after the last stream")
+	}
+	if err := <-n.served; err != nil {
+		t.Errorf("Serve = %v", err)
 	}
 }

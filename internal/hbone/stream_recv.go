@@ -26,7 +26,7 @@ func (s *Stream) receive(p []byte) error {
 		s.c.in.changed = true
 	}
 	for len(p) > 0 {
-		b := grabWait(s.c.cfg.budget, min(classFor(len(p)), large), s.c.in.ctx.Done())
+		b := grabWait(s.c.cfg.budget, min(classFor(len(p)), large), s.c.failed)
 		if b == nil {
 			s.c.cfg.trace.limitHit(LimitBudget)
 			s.abort(http2.ErrCodeEnhanceYourCalm, &ResetError{Code: http2.ErrCodeEnhanceYourCalm, Local: true})

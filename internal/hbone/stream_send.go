@@ -53,7 +53,7 @@ func (s *Stream) CloseWrite() error {
 		c.removeLocked(s)
 	}
 	c.mu.Unlock()
-	c.push()
+	c.kick()
 	c.leaveIfUnused()
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,11 +21,11 @@ func TestWatchRoots(t *testing.T) {
 			}
 		}
 		put(one)
-		calls := 0
+		var calls atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := WatchRoots(ctx, path, func() { calls++ }); err != nil {
+			if err := WatchRoots(ctx, path, func() { calls.Add(1) }); err != nil {
 				t.Error(err)
 			}
 		})
@@ -33,8 +34,8 @@ func TestWatchRoots(t *testing.T) {
 			t.Helper()
 			time.Sleep(after)
 			synctest.Wait()
-			if calls != n {
-				t.Errorf("%s: %d calls, want %d", why, calls, n)
+			if got := int(calls.Load()); got != n {
+				t.Errorf("%s: %d calls, want %d", why, got, n)
 			}
 		}
 		want("nothing has changed", time.Minute, 0)

@@ -177,7 +177,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}} {
+	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}} {
 		parts.Go(control, part.name, func(control context.Context) {
 			if err := part.run(control); control.Err() == nil {
 				stop(errs.keep(part.name, err))
@@ -206,6 +206,15 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	work.Wait()
 	z.log.Info("ztunnel has ended its pods", zap.NamedError("because", context.Cause(polite)))
 	return errs.err()
+}
+
+// watchRoots renews all certificates when the roots of the mesh have changed, so
+// that a root which was removed counts now and not at the next renewal.
+func (z *Ztunnel) watchRoots(ctx context.Context) error {
+	return grpcclient.WatchRoots(ctx, z.cfg.CA.RootCA, func() {
+		z.log.Info("roots have changed: all certificates are renewed", zap.String("roots", z.cfg.CA.RootCA))
+		z.ids.Refresh(func(identity.ID) bool { return true })
+	})
 }
 
 // Quit asks Run to end politely. It returns at once and may be called more than

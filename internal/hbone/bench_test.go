@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -26,6 +27,7 @@ var makers = []maker{
 	{"xnet", theirHops},
 	{"ours-2proc", inProcesses("ours")},
 	{"xnet-2proc", inProcesses("xnet")},
+	{"fresh-2proc", inProcesses("fresh")}, // xnet, without a pool of buffers
 }
 
 // BenchmarkTwoHops measures bulk from a client to an application through two
@@ -138,7 +140,11 @@ func BenchmarkNewConnections(b *testing.B) {
 // time, with a handler that echoes and no sockets of applications.
 func BenchmarkOpenStream(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
-		n := newNode(b, nodeConfig{})
+		n := newNode(b, nodeConfig{server: ServerConfig{Handle: func(_ context.Context, in *Incoming) {
+			if s, err := in.Accept(nil); err == nil {
+				pooled.copy(s, s)
+			}
+		}}})
 		n.open("10.0.0.1:80").Close()
 		req := request(b, "10.0.0.1:80")
 		eachOf16(b, twoHops{}, func() error {
@@ -154,7 +160,7 @@ func BenchmarkOpenStream(b *testing.B) {
 		h := newTheirs(b, newCerts(b), func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
-			theirCopy(flushWriter{w, w.(http.Flusher)}, r.Body)
+			pooled.copy(flushWriter{w, w.(http.Flusher)}, r.Body)
 		})
 		eachOf16(b, twoHops{}, func() error {
 			w, res, err := h.open(b.Context(), "10.0.0.1:80")

@@ -99,21 +99,34 @@ func (h *theirs) open(ctx context.Context, app string) (*io.PipeWriter, *http.Re
 // theirHops is the same chain made of the client and the server of
 // x/net/http2, with frames of 1 MiB and buffers of 256 KiB.
 func theirHops(b testing.TB, app string) twoHops {
-	h := newTheirs(b, newCerts(b), theirInbound)
+	h := newTheirs(b, newCerts(b), pooled.inbound)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
-	entry := appListener(b, func(c *net.TCPConn) { theirOutbound(ctx, c, h, app) })
+	entry := appListener(b, func(c *net.TCPConn) { pooled.outbound(ctx, c, h, app) })
 	b.Cleanup(cancel)
 	return twoHops{entry: entry}
 }
 
-// their256K are the buffers of the comparator.
-var their256K = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+// copier makes the buffers of 256 KiB of the comparator: fresh ones for each
+// direction, as a program does that thinks no further, or pooled ones.
+type copier struct{ pool *sync.Pool }
 
-// theirCopy copies without the shortcuts of io.Copy.
-func theirCopy(dst io.Writer, src io.Reader) {
-	buf := their256K.Get().(*[]byte)
-	defer their256K.Put(buf)
-	io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
+// pooled and fresh are the two.
+var (
+	pooled = copier{&sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}}
+	fresh  = copier{}
+)
+
+// copy copies without the shortcuts of io.Copy.
+func (c copier) copy(dst io.Writer, src io.Reader) {
+	var buf []byte
+	if c.pool == nil {
+		buf = make([]byte, 256<<10)
+	} else {
+		p := c.pool.Get().(*[]byte)
+		defer c.pool.Put(p)
+		buf = *p
+	}
+	io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf)
 }
 
 // flushWriter flushes after each write.
@@ -128,8 +141,8 @@ func (f flushWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// theirInbound serves a CONNECT.
-func theirInbound(w http.ResponseWriter, r *http.Request) {
+// inbound serves a CONNECT.
+func (c copier) inbound(w http.ResponseWriter, r *http.Request) {
 	app, err := net.Dial("tcp", r.Host)
 	if err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -141,16 +154,16 @@ func theirInbound(w http.ResponseWriter, r *http.Request) {
 	f.Flush()
 	done := make(chan struct{})
 	go func() {
-		theirCopy(app, r.Body)
+		c.copy(app, r.Body)
 		app.(*net.TCPConn).CloseWrite()
 		close(done)
 	}()
-	theirCopy(flushWriter{w, f}, app)
+	c.copy(flushWriter{w, f}, app)
 	<-done
 }
 
-// theirOutbound carries one connection of a client.
-func theirOutbound(ctx context.Context, c *net.TCPConn, h *theirs, app string) {
+// outbound carries one connection of a client.
+func (cp copier) outbound(ctx context.Context, c *net.TCPConn, h *theirs, app string) {
 	w, res, err := h.open(ctx, app)
 	if err != nil {
 		return
@@ -158,11 +171,11 @@ func theirOutbound(ctx context.Context, c *net.TCPConn, h *theirs, app string) {
 	defer res.Body.Close()
 	done := make(chan struct{})
 	go func() {
-		theirCopy(w, c)
+		cp.copy(w, c)
 		w.Close()
 		close(done)
 	}()
-	theirCopy(c, res.Body)
+	cp.copy(c, res.Body)
 	c.CloseWrite()
 	<-done
 }

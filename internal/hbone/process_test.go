@@ -82,7 +82,7 @@ func TestProxyProcess(t *testing.T) {
 	f := strings.Fields(os.Getenv(proxyEnv))
 	if len(f) != 3 {
 		app := appListener(t, func(c *net.TCPConn) { io.Copy(c, c) })
-		for _, kind := range []string{"ours", "xnet"} {
+		for _, kind := range []string{"ours", "xnet", "fresh"} {
 			c := dialTCP(t, inProcesses(kind)(t, app).entry)
 			c.Write([]byte("hello"))
 			c.CloseWrite()
@@ -104,11 +104,17 @@ func TestProxyProcess(t *testing.T) {
 		t.Cleanup(n.pool.Close)
 		addr = n.entry(app, nil)
 	case "xnet-in":
-		addr = newTheirs(t, certs, theirInbound).addr
-	case "xnet-out":
+		addr = newTheirs(t, certs, pooled.inbound).addr
+	case "fresh-in":
+		addr = newTheirs(t, certs, fresh.inbound).addr
+	case "xnet-out", "fresh-out":
+		how := pooled
+		if role == "fresh-out" {
+			how = fresh
+		}
 		h := &theirs{transport: theirTransport(t, certs), addr: peer}
 		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		addr = appListener(t, func(c *net.TCPConn) { theirOutbound(ctx, c, h, app) })
+		addr = appListener(t, func(c *net.TCPConn) { how.outbound(ctx, c, h, app) })
 		t.Cleanup(cancel)
 	}
 	fmt.Println(addr)

@@ -2,8 +2,12 @@ package istiodlite
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -21,15 +25,25 @@ type callers struct{ ca.Authenticator }
 // Authenticate implements [discovery.Authenticator].
 func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
 	caller, err := c.Authenticator.Authenticate(ctx)
+	if errors.Is(err, ca.ErrUndecided) {
+		err = fmt.Errorf("%w: %w", discovery.ErrUndecided, err)
+	}
 	if err != nil {
 		return discovery.Caller{}, err
 	}
 	return discovery.Caller{Node: caller.Node, Namespace: caller.Identity.Namespace, Name: caller.Name}, nil
 }
 
+// refusalsLogged is how many refused callers are logged per second, so that who
+// has proven nothing cannot fill the log either.
+const refusalsLogged = 10
+
 // doorkeeper refuses a call by its headers, before any of its messages is read:
 // who has proven nothing cannot make us hold anything.
 func doorkeeper(auth ca.Authenticator, in *lobby, log *zap.Logger) tap.ServerInHandle {
+	log = log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, refusalsLogged, 0)
+	}))
 	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
 		from := "unknown"
 		if p, ok := peer.FromContext(ctx); ok {

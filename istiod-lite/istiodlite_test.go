@@ -26,6 +26,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
 
 // zapLevel keeps the output of tests short.
@@ -360,5 +361,46 @@ func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
 	}
 	if _, err := p.request(cc, tokenOne, "shop", "web"); err != nil {
 		t.Errorf("the node again: %v", err)
+	}
+}
+
+// A token that is taken back ends its streams; a token file with a mistake in it
+// keeps new ones out and leaves the others alone.
+func TestTokensThatChange(t *testing.T) {
+	p := newPlane(t, map[string]string{"shop.yaml": pod("web", "node-1", "web", "10.0.0.1")})
+	p.cfg.Discovery.Reprove = 10 * time.Millisecond
+	p.start()
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(as(t.Context(), tokenOne))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: model.AddressURL}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	tokens := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(p.cfg.NodeTokens+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(p.cfg.NodeTokens+".new", p.cfg.NodeTokens); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tokens("mistake\n")
+	for i := range 3 { // each takes longer than Reprove
+		p.write("more.yaml", pod("more", "node-1", "web", fmt.Sprintf("10.0.0.%d", 10+i)))
+		if _, err := stream.Recv(); err != nil {
+			t.Fatalf("tokens cannot be read: %v, want the stream to go on", err)
+		}
+	}
+	if _, err := p.request(p.dial(), tokenOne, "shop", "web"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a new call: %v, want Unauthenticated", err)
+	}
+	tokens(tokenTwo + " node-2\n")
+	if _, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("token taken back: %v, want Unauthenticated", err)
 	}
 }

@@ -28,6 +28,10 @@ type Authenticator interface {
 	Authenticate(ctx context.Context) (Caller, error)
 }
 
+// ErrUndecided is in the error of an [Authenticator] that cannot tell, now, whether
+// a proof holds: it refuses new calls, but says nothing against old ones.
+var ErrUndecided = errors.New("cannot tell who calls")
+
 // FirstOf asks each Authenticator in turn and returns the first Caller that one
 // has proven.
 type FirstOf []Authenticator

@@ -74,7 +74,7 @@ func (t *NodeTokens) Authenticate(ctx context.Context) (Caller, error) {
 	nodes, err := t.nodes, t.err
 	t.mu.Unlock()
 	if err != nil {
-		return Caller{}, err
+		return Caller{}, fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
 	digest := sha256.Sum256([]byte(token))
 	found := -1

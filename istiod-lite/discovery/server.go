@@ -3,6 +3,7 @@ package discovery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -33,6 +34,10 @@ type Caller struct {
 type Authenticator interface {
 	Authenticate(ctx context.Context) (Caller, error)
 }
+
+// ErrUndecided is in the error of an [Authenticator] that cannot tell, now, whether
+// a proof holds. It keeps new streams out and leaves old ones alone.
+var ErrUndecided = errors.New("cannot tell who calls")
 
 // Config tunes a [Server]. The zero Config is ready for use.
 type Config struct {

@@ -103,7 +103,8 @@ func (st *stream) run(ctx context.Context) error {
 		case <-st.server.closing:
 			return errClosing
 		case <-reprove.C:
-			if now, err := st.server.auth.Authenticate(ctx); err != nil || now != st.caller {
+			now, err := st.server.auth.Authenticate(ctx)
+			if !errors.Is(err, ErrUndecided) && (err != nil || now != st.caller) {
 				st.server.log.Warn("client is no longer who it was", zap.String("peer", st.peer), zap.String("caller", st.caller.Name), zap.Error(err))
 				return status.Error(codes.Unauthenticated, "request authenticate failure")
 			}

@@ -67,13 +67,13 @@ func explainOpen(plan route.Plan, err error) error {
 		return telemetry.ExplainRefused(plan.Hop, re.Status, err)
 	}
 	if de, ok := errors.AsType[*hbone.DialError](err); ok {
-		switch de.Stage {
+		switch de.Stage { // which ours says as well
 		case hbone.StageTLS:
-			return explainTLS(plan, err)
+			return explainTLS(plan, de.Err)
 		case hbone.StageH2:
-			return telemetry.ExplainHTTP2(plan.Hop, err)
+			return telemetry.ExplainHTTP2(plan.Hop, de.Err)
 		}
-		return telemetry.ExplainDial(plan.Hop, err)
+		return telemetry.ExplainDial(plan.Hop, de.Err)
 	}
 	if isPeer(err) || errors.Is(err, errWitnessLost) || errors.Is(err, hbone.ErrOpenTimeout) || errors.Is(err, hbone.ErrDraining) {
 		return &telemetry.Error{Stage: telemetry.StageConnect, Fault: telemetry.FaultPeer, Err: err}

@@ -74,6 +74,18 @@ func TestDanglingLinkKeepsTheLastGoodState(t *testing.T) {
 	d.want("the link is gone")
 }
 
+// Nor is a directory in the place of a file, as container runtimes make them.
+func TestFileThatBecomesADirectoryKeepsItsLastGoodState(t *testing.T) {
+	d := newDir(t)
+	d.write("a.yaml", pods("a1"))
+	d.want("at first", "a.yaml: a1")
+	d.write("a.yaml", "")
+	if err := os.Mkdir(filepath.Join(d.path, "a.yaml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.want("a directory", "a.yaml: a1", "! a.yaml: is d---------, want a regular file")
+}
+
 // A caller that gives up says nothing about the directory.
 func TestReadThatIsGivenUp(t *testing.T) {
 	d := newDir(t)

@@ -131,8 +131,8 @@ func (r *Reader) scan(ctx context.Context) error {
 		if errors.Is(err, os.ErrNotExist) && !isLink(path) {
 			continue // removed just now
 		}
-		if err == nil && info.IsDir() {
-			continue
+		if err == nil && info.IsDir() && r.files[path] == nil {
+			continue // but a file that became one is refused
 		}
 		delete(gone, path)
 		r.update(path, info, err)

@@ -67,13 +67,8 @@ func indexOf(conns []net.Conn, c net.Conn) int {
 // sendAtRate is the sending side, on a thread of its own: a goroutine would be
 // woken up to a millisecond late, because the runtime rounds its timers so.
 func (g *generator) sendAtRate(ctx context.Context, conns []net.Conn, due []chan time.Time, start time.Time) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	restore, err := sharpTimers()
-	if err != nil {
-		return err
-	}
-	defer restore()
+	runtime.LockOSThread() // for good: the thread ends with this goroutine
+	punctual()
 	late := newHistogram()
 	gap := time.Second / time.Duration(g.order.PerSecond)
 	total := int((g.order.Warm + g.order.Window) / gap)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,10 @@ type Config struct {
 	// that a load of many connections measures the mesh and not the range.
 	TunePorts bool
 }
+
+// spareProcessors is how many more goroutines may run at a time than the machine
+// has processors.
+const spareProcessors = 2
 
 // programs are the servers of a pod and what all loads have counted.
 type programs struct {
@@ -42,6 +47,9 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
+	// A thread that comes back from its sleep must not wait until the runtime has
+	// a processor for it: there are more of them than busy goroutines of one load.
+	runtime.GOMAXPROCS(runtime.NumCPU() + spareProcessors)
 	ctx, cancel := context.WithCancel(ctx)
 	var group lifecycle.Group
 	defer group.Wait()

@@ -147,7 +147,9 @@ func (c *conn) fail(err error) {
 // end tears the connection down after the reader has stopped for err.
 func (c *conn) end(err error) {
 	c.mu.Lock()
-	if c.err == nil {
+	if ga := c.life.goAway; c.err == nil && ga != nil && ga.Code != http2.ErrCodeNo {
+		c.err = ga // says more than the end of the connection
+	} else if c.err == nil {
 		c.err = err
 	}
 	err = c.err

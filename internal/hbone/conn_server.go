@@ -33,7 +33,11 @@ func (c *conn) onRequest(id uint32, f fields, end bool) error {
 		defer c.mu.Unlock()
 		c.enqueueReset(id, http2.ErrCodeRefusedStream)
 		if !c.in.abuse.refused.take(refusedRate, 1, c.in.now()) {
-			return calm(LimitStreams, "streams beyond the limit of %d", c.cfg.streams)
+			limit := LimitStreams
+			if len(c.streams) < c.cfg.streams {
+				limit = LimitRapidReset // handlers of streams that were reset
+			}
+			return calm(limit, "streams beyond the limit of %d", c.cfg.streams)
 		}
 		return c.enqueueAnswer(4)
 	}

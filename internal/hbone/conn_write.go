@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync"
 	"time"
 
@@ -201,6 +202,7 @@ func (c *conn) enqueueAnswer(n int) error {
 // push writes what is queued, unless somebody else is writing, who then does.
 func (c *conn) push() {
 	if c.seizeFree() {
+		runtime.Gosched() // others who are about to queue frames: one write for all
 		c.drainQueue(true)
 	}
 }
@@ -211,6 +213,7 @@ func (c *conn) kick() {
 	if !c.seizeFree() {
 		return
 	}
+	runtime.Gosched()
 	c.mu.Lock()
 	small := c.send.queued <= sendPiece
 	c.mu.Unlock()

@@ -95,8 +95,9 @@ type rate struct {
 	burst, perSecond int
 }
 
-// The rates at which a peer may send what costs us more than it carries. What
-// honest peers do is at least a factor of ten below.
+// The rates at which a peer may send what costs us more than it carries: per
+// connection, and so low that a peer at its limit costs less than a tenth of a
+// core, but above what honest peers reach at full load.
 const (
 	// tinyData is a DATA frame that costs more to handle than it carries, in
 	// bytes of payload. A keystroke is one; a flood of them is none.
@@ -114,12 +115,15 @@ var (
 	pingRate = rate{burst: 100, perSecond: 10}
 	// A peer sends SETTINGS once, and an ACK.
 	settingsRate = rate{burst: 20, perSecond: 1}
-	// WINDOW_UPDATE, PRIORITY and unknown frames; each KiB we send earns one.
-	controlRate = rate{burst: 10000, perSecond: 1000}
-	// Streams reset before they were answered: clients that give up.
-	rapidResetRate = rate{burst: 300, perSecond: 50}
-	// Streams reset after they were answered: applications that reset.
-	resetRate = rate{burst: 2000, perSecond: 500}
+	// WINDOW_UPDATE, PRIORITY and unknown frames, and RST_STREAM for streams that
+	// are over, which some peers send for each; every KiB we send earns one.
+	controlRate = rate{burst: 50000, perSecond: 20000}
+	// Streams reset before they were answered: 200 clients of an application that
+	// does not answer, each with a timeout of half a second.
+	rapidResetRate = rate{burst: 2000, perSecond: 400}
+	// Streams reset after they were answered: applications that reset. Each has
+	// cost the peer a connection, too.
+	resetRate = rate{burst: 10000, perSecond: 5000}
 	// Streams beyond the limit: one moment of disagreement about the count.
 	refusedRate = rate{burst: 200, perSecond: 10}
 	// Requests answered 400: a client of the mesh sends none.
@@ -131,8 +135,9 @@ var (
 	// Bytes of DATA on closed streams: when we reset a stream, a window of them
 	// may be on its way.
 	strayRate = rate{burst: 2 * connWindow, perSecond: streamWindow}
-	// 100 people typing 100 keys a second.
-	tinyDataRate = rate{burst: 20000, perSecond: 10000}
+	// An application with answers like "+OK": measured, 60000 a second on one
+	// connection keep both ends busy; what comes in one batch costs 0.1 us each.
+	tinyDataRate = rate{burst: 400000, perSecond: 200000}
 )
 
 // Limits tune a [Server]. The zero Limits are ready for use.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
@@ -48,13 +49,19 @@ func create() (*netns.NS, error) {
 	}
 	defer home.Close()
 	var ns *netns.NS
-	// A visit to home itself: it ends with a way back from wherever fn went.
-	err = home.Do(func() error {
+	err = home.WithFD(func(home int) error {
+		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread() // we never left
 			return os.NewSyscallError("unshare", err)
 		}
-		ns, err = netns.Current()
-		return err
+		var current error
+		ns, current = netns.Current()
+		if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
+			return errors.Join(current, fmt.Errorf("come back: %w", err)) // nobody else gets this thread
+		}
+		runtime.UnlockOSThread()
+		return current
 	})
 	return ns, err
 }

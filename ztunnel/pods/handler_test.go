@@ -1,11 +1,16 @@
 package pods
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/zds"
 )
@@ -153,6 +158,76 @@ func TestDelOfUnknownIsNoError(t *testing.T) {
 	b := newBench(t)
 	b.del("nobody")
 	b.wantPods()
+}
+
+// The agent goes before it has taken our hello, then after it: we are not ready,
+// and come back until an agent tells all. When that one goes we are not ready
+// again, and serve on.
+func TestAnnounceFailure(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	path := filepath.Join(t.TempDir(), "z", "s")
+	l, err := zds.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var group lifecycle.Group
+	defer group.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	group.Go(ctx, "zds client", func(ctx context.Context) { _ = zds.NewClient(zds.ClientConfig{Path: path}, zds.ClientTrace{}).Run(ctx, b) })
+
+	waiting := func(when string) {
+		t.Helper()
+		if got := b.ready.Pending(); len(got) != 1 || got[0] != snapshotTask {
+			t.Errorf("%s readiness waits for %q, want the snapshot", when, got)
+		}
+	}
+	for _, takesHello := range []bool{false, true} {
+		if err := l.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if takesHello {
+			if n, err := c.Read(make([]byte, 64)); n == 0 || err != nil {
+				t.Errorf("hello has %d bytes, %v", n, err)
+			}
+		}
+		waiting("while nothing is told")
+		c.Close()
+	}
+	if err := l.SetDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	agent, leave := context.WithCancel(ctx)
+	server := zds.NewServer(zds.ServerConfig{}, func() []zds.Pod {
+		return []zds.Pod{{UID: "a", Info: info("a"), NS: ns}}
+	}, zds.ServerTrace{})
+	served := make(chan error, 1)
+	group.Go(agent, "zds server", func(ctx context.Context) { served <- server.Serve(ctx, l) })
+	eventually(t, "the agent counts us: all is acknowledged", func() error {
+		if !server.Connected() || len(b.ready.Pending()) > 0 {
+			return fmt.Errorf("it counts us: %v; readiness waits for %q", server.Connected(), b.ready.Pending())
+		}
+		return nil
+	})
+	b.wantPods("a up")
+	leave()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "not ready without the agent", func() error {
+		if len(b.ready.Pending()) == 0 {
+			return errors.New("ready")
+		}
+		return nil
+	})
+	waiting("without the agent")
+	wantListeners(t, ns, true)
 }
 
 // After the end of Run the agent is told so, and nothing is left open.

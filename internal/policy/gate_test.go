@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -63,9 +64,8 @@ func TestAdmitNamesWhoRefuses(t *testing.T) {
 	}
 }
 
-// "policy_watcher lifecycle": what changes, and whether the live connection of
-// web to port 8080 is cut.
-func TestChangedCutsWhatIsNoLongerAllowed(t *testing.T) {
+// What changes, and whether the live connection of web to port 8080 is cut.
+func TestPolicyWatcherLifecycle(t *testing.T) {
 	any := allOf()
 	onlyWeb := allOf(oneOf(&match{ServiceAccounts: nil, Namespaces: nil, DestinationPorts: []uint32{8080}}))
 	other := allOf(oneOf(&match{DestinationPorts: []uint32{9}}))
@@ -76,11 +76,11 @@ func TestChangedCutsWhatIsNoLongerAllowed(t *testing.T) {
 		wantCut       string // name of the policy in the cause; "-": not cut
 	}{
 		{"add DENY kills", none, mustCompile(t, deny("d", any)), "explicitly denied by: shop/d"},
-		{"unrelated DENY has no effect", none, mustCompile(t, deny("d", other)), "-"},
+		{"unrelated policy no effect: DENY of another port", none, mustCompile(t, deny("d", other)), "-"},
 		{"removing ALLOW opens", mustCompile(t, allow("a", onlyWeb)), none, "-"},
 		{"replacing ALLOW by one that misses kills", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", other)), "allow policies exist, but none allowed: shop/a"},
-		{"adding an ALLOW that misses beside one that matches has no effect", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", onlyWeb), allow("b", other)), "-"},
-		{"a dry-run DENY has no effect", none, mustCompile(t, dry(deny("d", any))), "-"},
+		{"unrelated policy no effect: an ALLOW that misses beside one that matches", mustCompile(t, allow("a", onlyWeb)), mustCompile(t, allow("a", onlyWeb), allow("b", other)), "-"},
+		{"unrelated policy no effect: a DENY on trial", none, mustCompile(t, dry(deny("d", any))), "-"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -108,6 +108,66 @@ func TestChangedCutsWhatIsNoLongerAllowed(t *testing.T) {
 	}
 }
 
+// "removing ALLOW opens": whom a list of others refused gets in once the list has
+// gone.
+func TestPolicyWatcherRemovingAllowOpens(t *testing.T) {
+	src := newState(mustCompile(t, allow("a", allOf(oneOf(&match{DestinationPorts: []uint32{9}})))))
+	g := policy.NewGate(src, policy.GateConfig{})
+	if p, err := g.Admit(t.Context(), pod, request(web)); err == nil {
+		p.Release()
+		t.Fatal("an allow list of others let web in")
+	}
+	src.set(open())
+	g.Changed()
+	if p := mustAdmit(t, g, request(web)); isCut(p) {
+		t.Errorf("admitted and cut at once: %v", p.Cause())
+	}
+}
+
+// Its end takes a connection out of the list: nothing cuts it afterwards, and its
+// context ends without a cause of the gate's.
+func TestConnectionGuardReleaseOnEnd(t *testing.T) {
+	src := newState(open())
+	g := policy.NewGate(src, policy.GateConfig{})
+	p := mustAdmit(t, g, request(web))
+	ctx, cancel := p.Context(t.Context())
+	defer cancel()
+	p.Release()
+	if g.Len() != 0 {
+		t.Errorf("Len = %d after the release, want 0", g.Len())
+	}
+	src.set(mustCompile(t, deny("d", allOf())))
+	g.Changed()
+	if n := g.Revoke(func(policy.Subject, policy.Request) bool { return true }, errors.New("all must go")); n != 0 {
+		t.Errorf("Revoke found %d connections, want none", n)
+	}
+	if isCut(p) || ctx.Err() != nil {
+		t.Errorf("a connection that has ended was cut: %v", context.Cause(ctx))
+	}
+}
+
+// The connection that is no longer allowed is cut, its neighbour is not.
+func TestConnectionGuardCloseOnPolicyChange(t *testing.T) {
+	src := newState(open())
+	g := policy.NewGate(src, policy.GateConfig{})
+	other := request(web)
+	other.Destination = netip.AddrPortFrom(other.Destination.Addr(), 9)
+	cut, spared := mustAdmit(t, g, request(web)), mustAdmit(t, g, other)
+	src.set(mustCompile(t, deny("d", allOf(oneOf(&match{DestinationPorts: []uint32{8080}})))))
+	g.Changed()
+	if !isCut(cut) || isCut(spared) {
+		t.Errorf("cut: to port 8080 %v, to port 9 %v; want only the first", isCut(cut), isCut(spared))
+	}
+	if got := g.Len(); got != 2 {
+		t.Errorf("Len = %d, want 2: whoever holds a permit gives it back", got)
+	}
+	cut.Release()
+	spared.Release()
+	if got := g.Len(); got != 0 {
+		t.Errorf("Len = %d after both were released, want 0", got)
+	}
+}
+
 func TestChangedCutsPlaintextWhenStrictArrives(t *testing.T) {
 	strict := allOf(oneOf(&match{NotPrincipals: presenceList()}))
 	src := newState(open())
@@ -120,7 +180,8 @@ func TestChangedCutsPlaintextWhenStrictArrives(t *testing.T) {
 	}
 }
 
-func TestSameTupleTwiceCounted(t *testing.T) {
+// Two connections of the same addresses are two.
+func TestConnectionGuardSameTupleTwiceCounted(t *testing.T) {
 	src := newState(open())
 	g := policy.NewGate(src, policy.GateConfig{})
 	a, b := mustAdmit(t, g, request(web)), mustAdmit(t, g, request(web))

@@ -106,7 +106,7 @@ func matches(t *testing.T, rules []*rule, r policy.Request) bool {
 }
 
 // The rows of RBAC: what is empty, and how parts nest.
-func TestEmptyAndNested(t *testing.T) {
+func TestEmptyRulesAndNesting(t *testing.T) {
 	hit := &match{DestinationPorts: []uint32{8080}}
 	miss := &match{DestinationPorts: []uint32{9}}
 	tests := []struct {
@@ -115,18 +115,18 @@ func TestEmptyAndNested(t *testing.T) {
 		want  bool
 	}{
 		{"empty policy: no match", nil, false},
-		{"rule without clauses: match", []*rule{{}}, true},
-		{"clause without matches: match", []*rule{allOf(oneOf())}, true},
+		{"empty rule: match", []*rule{{}}, true},
+		{"empty clause: match", []*rule{allOf(oneOf())}, true},
 		{"match without attributes: no match", is(&match{}), false},
 		{"all matches of a clause empty: no match", []*rule{allOf(oneOf(&match{}, &match{}))}, false},
 		{"an empty match beside one that holds: match", []*rule{allOf(oneOf(&match{}, hit))}, true},
 		{"clause without matches beside one that misses: no match", []*rule{allOf(oneOf(), oneOf(miss))}, false},
-		{"clauses are AND-ed: both hold", []*rule{allOf(oneOf(hit), oneOf(hit))}, true},
-		{"clauses are AND-ed: one misses", []*rule{allOf(oneOf(hit), oneOf(miss))}, false},
-		{"matches are OR-ed: one holds", []*rule{allOf(oneOf(miss, hit))}, true},
-		{"matches are OR-ed: none holds", []*rule{allOf(oneOf(miss, miss))}, false},
-		{"rules are OR-ed: one matches", []*rule{allOf(oneOf(miss)), allOf(oneOf(hit))}, true},
-		{"rules are OR-ed: none matches", []*rule{allOf(oneOf(miss)), allOf(oneOf(miss))}, false},
+		{"nesting: clauses are AND-ed, both hold", []*rule{allOf(oneOf(hit), oneOf(hit))}, true},
+		{"nesting: clauses are AND-ed, one misses", []*rule{allOf(oneOf(hit), oneOf(miss))}, false},
+		{"nesting: matches are OR-ed, one holds", []*rule{allOf(oneOf(miss, hit))}, true},
+		{"nesting: matches are OR-ed, none holds", []*rule{allOf(oneOf(miss, miss))}, false},
+		{"multi rule: they are OR-ed, one matches", []*rule{allOf(oneOf(miss)), allOf(oneOf(hit))}, true},
+		{"multi rule: they are OR-ed, none matches", []*rule{allOf(oneOf(miss)), allOf(oneOf(miss))}, false},
 		{"attributes are AND-ed", is(&match{DestinationPorts: []uint32{8080}, Namespaces: []*securityapi.StringMatch{exact("other")}}), false},
 		{"positive and negative of one attribute are AND-ed", is(&match{DestinationPorts: []uint32{8080}, NotDestinationPorts: []uint32{8080}}), false},
 		{"a comparison of no kind is dropped and empties the match", is(&match{Principals: []*securityapi.StringMatch{{}}}), false},

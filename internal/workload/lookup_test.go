@@ -42,7 +42,7 @@ func TestAddressLookup(t *testing.T) {
 }
 
 // Two workloads on one address: who is seen, and who when the winner has gone.
-func TestOverlappingAddress(t *testing.T) {
+func TestOverlappingIP(t *testing.T) {
 	addr := raws("10.0.0.1")
 	podTunnel := &pbWorkload{Uid: "c//Pod/z/1", Addresses: addr, TunnelProtocol: hbone}
 	pod := &pbWorkload{Uid: "c//Pod/z/2", Addresses: addr}
@@ -77,15 +77,14 @@ func TestSharedVIPRanking(t *testing.T) {
 		client string
 		want   string
 	}{
-		{"the client's namespace wins over canonical", []proto.Message{svc("a", true, public), svc("b", false, public)}, "b", "b/x.test"},
-		{"canonical wins over the first", []proto.Message{svc("a", false, public), svc("b", true, public)}, "z", "b/x.test"},
+		{"namespace of the client before canonical", []proto.Message{svc("a", true, public), svc("b", false, public)}, "b", "b/x.test"},
+		{"canonical before the first", []proto.Message{svc("a", false, public), svc("b", true, public)}, "z", "b/x.test"},
 		{"else the first by name", []proto.Message{svc("b", false, public), svc("a", false, public)}, "z", "a/x.test"},
-		{"removal reveals next", []proto.Message{svc("b", false, public)}, "z", "b/x.test"},
-		{"hidden from other namespaces", []proto.Message{svc("a", true, private), svc("b", false, public)}, "z", "b/x.test"},
-		{"seen in its own", []proto.Message{svc("a", true, private), svc("b", false, public)}, "a", "a/x.test"},
-		{"hidden and alone: none", []proto.Message{svc("a", true, private)}, "z", ""},
-		{"without a client nothing is hidden", []proto.Message{svc("a", true, private)}, "", "a/x.test"},
-		{"unknown visibility is public", []proto.Message{svc("a", false, 7)}, "z", "a/x.test"},
+		{"visibility: hidden from other namespaces", []proto.Message{svc("a", true, private), svc("b", false, public)}, "z", "b/x.test"},
+		{"visibility: seen in its own", []proto.Message{svc("a", true, private), svc("b", false, public)}, "a", "a/x.test"},
+		{"visibility: hidden and alone, none", []proto.Message{svc("a", true, private)}, "z", ""},
+		{"visibility: without a client nothing is hidden", []proto.Message{svc("a", true, private)}, "", "a/x.test"},
+		{"visibility: unknown is public", []proto.Message{svc("a", false, 7)}, "z", "a/x.test"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,6 +96,34 @@ func TestSharedVIPRanking(t *testing.T) {
 				t.Errorf("by host: %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// Each removal of the winner reveals the next in rank, whatever came first.
+func TestSharedVIPRankingRemovalRevealsNext(t *testing.T) {
+	svc := func(ns string, canonical bool) *pbService {
+		return &pbService{Namespace: ns, Hostname: "x.test", Addresses: vips("10.9.0.1"), Canonical: canonical}
+	}
+	ranked := []*pbService{svc("mine", false), svc("z", true), svc("a", false), svc("b", false)} // as a client in mine sees them
+	for first := range ranked {
+		s := newStore()
+		for i := range ranked {
+			apply(t, s, ranked[(first+i)%len(ranked)])
+		}
+		for _, next := range append(ranked, nil) {
+			want := ""
+			if next != nil {
+				want = next.Namespace + "/x.test"
+			}
+			snap := s.Snapshot()
+			if got := found(nil, snap.LookupService("", ip("10.9.0.1"), "mine")); got != want {
+				t.Errorf("order %d: by VIP %q, want %q", first, got, want)
+			}
+			if got := found(nil, snap.LookupHost("x.test", "mine")); got != want {
+				t.Errorf("order %d: by host %q, want %q", first, got, want)
+			}
+			s.ApplyAddresses(nil, []string{want})
+		}
 	}
 }
 

@@ -120,8 +120,8 @@ func TestRejections(t *testing.T) {
 		{"neither workload nor service", &workloadapi.Address{}, "neither a workload nor a service"},
 		{"workload without uid", &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: &pbWorkload{}}}, "uid is empty"},
 		{"another workload than the name says", &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: &pbWorkload{Uid: "x"}}}, `holds workload "x"`},
-		{"address of 0 bytes", addr(&pbWorkload{Addresses: [][]byte{{}}}), "addresses[0]: an address of 0 bytes, want 4 or 16"},
-		{"address of 5 bytes", addr(&pbWorkload{Addresses: [][]byte{raw("10.0.0.1"), []byte("12345")}}), "addresses[1]: an address of 5 bytes, want 4 or 16"},
+		{"byte_to_ip: 0 bytes", addr(&pbWorkload{Addresses: [][]byte{{}}}), "addresses[0]: an address of 0 bytes, want 4 or 16"},
+		{"byte_to_ip: 5 bytes", addr(&pbWorkload{Addresses: [][]byte{raw("10.0.0.1"), []byte("12345")}}), "addresses[1]: an address of 5 bytes, want 4 or 16"},
 		{"LEGACY tunnel", addr(&pbWorkload{TunnelProtocol: workloadapi.TunnelProtocol_LEGACY_ISTIO_MTLS}), "tunnel_protocol: LEGACY_ISTIO_MTLS is not supported"},
 		{"unknown tunnel", addr(&pbWorkload{TunnelProtocol: 9}), "tunnel_protocol: 9 is not known"},
 		{"unknown workload type", addr(&pbWorkload{WorkloadType: 9}), "workload_type: 9 is not known"},
@@ -168,6 +168,27 @@ func TestRejections(t *testing.T) {
 			}
 			if after.Workload("u") != before.Workload("u") || after.Service(svcKey) != before.Service(svcKey) {
 				t.Error("a rejected resource replaced the last good one")
+			}
+		})
+	}
+}
+
+// Bytes of the two lengths that are addresses; for the others see TestRejections.
+func TestByteToIP(t *testing.T) {
+	tests := []struct {
+		name string
+		raw  []byte
+		want string
+	}{
+		{"byte_to_ip: 4 bytes", []byte{10, 0, 0, 1}, "10.0.0.1"},
+		{"byte_to_ip: 16 bytes", append([]byte{0x20, 1, 0xd, 0xb8}, make([]byte, 12)...), "2001:db8::"},
+		{"byte_to_ip: 16 bytes that hold 4", append([]byte{10: 0xff, 11: 0xff}, 10, 0, 0, 1), "10.0.0.1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			snap := picture(t, &pbWorkload{Uid: "u", Addresses: [][]byte{tt.raw}})
+			if got := found(snap.LookupAddr("", ip(tt.want), "")); got != "u" {
+				t.Errorf("%v leads to %q; the workload has %v", tt.want, got, snap.Workload("u").Addresses)
 			}
 		})
 	}
@@ -348,8 +369,7 @@ func TestSeed(t *testing.T) {
 	}
 }
 
-// wait_for_workload: immediate, timeout, arrives later.
-func TestWaitPod(t *testing.T) {
+func TestWaitForWorkload(t *testing.T) {
 	pod := policy.Subject{Name: "web", Namespace: "shop", ServiceAccount: "web"}
 	msg := &pbWorkload{Uid: "c//Pod/shop/web", Name: "web", Namespace: "shop", ServiceAccount: "web", Node: "node-1"}
 	tests := []struct {

@@ -43,6 +43,21 @@ func TestRequestHeaderIsReadBack(t *testing.T) {
 	}
 }
 
+// "x_forwarded_network only inner": what leaves this node in an ordinary tunnel
+// does not name its network; what comes from another one is understood.
+func TestXForwardedNetworkOnlyInner(t *testing.T) {
+	w := web()
+	w.Network = "n1"
+	sent := RequestHeader(w, netip.MustParseAddrPort("10.0.0.1:4711"), nil)
+	if len(sent.Values(route.HeaderNetwork)) != 0 || ParseCaller(sent).Network != "" {
+		t.Errorf("the header of an outer request has %s: %v", route.HeaderNetwork, sent)
+	}
+	inner := append(sent, hbone.Header{{Name: route.HeaderNetwork, Value: "n2"}}...)
+	if got := ParseCaller(inner).Network; got != "n2" {
+		t.Errorf("the network of an inner request is read as %q, want n2", got)
+	}
+}
+
 func TestTraceparentsDiffer(t *testing.T) {
 	if one, other := newTraceparent(), newTraceparent(); one == other {
 		t.Error("two connections have the same traceparent")

@@ -66,6 +66,8 @@ func of(service string, pairs ...uint32) func(*pbWorkload) {
 	}
 }
 
+func on(node string) func(*pbWorkload) { return func(w *pbWorkload) { w.Node = node } }
+
 func network(n string) func(*pbWorkload) { return func(w *pbWorkload) { w.Network = n } }
 
 func byAddr(a string, port uint32) *workloadapi.GatewayAddress {
@@ -166,9 +168,10 @@ func TestResolve(t *testing.T) {
 	}{
 		{name: "unknown_dest -> TCP original", dst: "1.2.3.4:80", want: "direct 1.2.3.4:80"},
 		{name: "wrong_network -> TCP original", all: []proto.Message{pod("d", "10.0.0.2", tunnel, network("n2"))}, dst: "10.0.0.2:80", want: "direct 10.0.0.2:80"},
-		{name: "known_dest tcp", all: []proto.Message{pod("d", "10.0.0.2")}, dst: "10.0.0.2:80", want: "direct 10.0.0.2:80 to=d"},
-		{name: "known_dest remote hbone", all: []proto.Message{pod("d", "10.0.0.2", tunnel, func(w *pbWorkload) { w.Node = "elsewhere" })}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
-		{name: "known_dest local hbone: no shortcut", all: []proto.Message{pod("d", "10.0.0.2", tunnel, func(w *pbWorkload) { w.Node = "here" })}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
+		{name: "known_dest remote tcp", all: []proto.Message{pod("d", "10.0.0.2", on("elsewhere"))}, dst: "10.0.0.2:80", want: "direct 10.0.0.2:80 to=d"},
+		{name: "known_dest local tcp", all: []proto.Message{pod("d", "10.0.0.2", on("here"))}, dst: "10.0.0.2:80", want: "direct 10.0.0.2:80 to=d"},
+		{name: "known_dest remote hbone", all: []proto.Message{pod("d", "10.0.0.2", tunnel, on("elsewhere"))}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
+		{name: "known_dest local hbone: no shortcut", all: []proto.Message{pod("d", "10.0.0.2", tunnel, on("here"))}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
 		{name: "IPv4 in IPv6 destination", all: []proto.Message{pod("d", "10.0.0.2", tunnel)}, dst: "[::ffff:10.0.0.2]:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
 		{name: "source_waypoint is ignored", all: []proto.Message{pod("src", "10.0.0.1", tunnel, via(byAddr("10.0.0.9", 15008))), pod("d", "10.0.0.2", tunnel), pod("wp", "10.0.0.9", tunnel)}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:80 accept=d to=d"},
 		{name: "destination_waypoint used, authority is the original", all: []proto.Message{pod("d", "10.0.0.2", tunnel, via(byAddr("10.0.0.9", 15018))), pod("wp", "10.0.0.9", tunnel)}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.9:15018 10.0.0.2:80 accept=wp to=wp waypoint"},
@@ -206,9 +209,9 @@ func TestResolve(t *testing.T) {
 		{name: "passthrough_svc -> original", all: []proto.Message{service("s", "10.9.0.1", passthrough), pod("d", "10.0.0.2", tunnel, of("ns/s"))}, dst: "10.9.0.1:80", want: "direct 10.9.0.1:80"},
 		{name: "passthrough_svc_with_waypoint -> waypoint", all: []proto.Message{service("s", "10.9.0.1", passthrough, svcVia(byAddr("10.0.0.9", 15008))), pod("wp", "10.0.0.9", tunnel)}, dst: "10.9.0.1:80", want: "tunnel 10.0.0.9:15008 10.9.0.1:80 accept=wp to=wp svc=s waypoint"},
 		{name: "a VIP comes before a workload of that address", all: []proto.Message{service("s", "10.0.0.2"), pod("d", "10.0.0.2", tunnel), pod("e", "10.0.0.3", tunnel, of("ns/s"))}, dst: "10.0.0.2:80", want: "tunnel 10.0.0.3:15008 10.0.0.3:8080 accept=e to=e svc=s"},
-		{name: "double_hbone: an endpoint on another network only -> unsupported", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", tunnel, network("n2"), of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
-		{name: "failover_to_remote: the local endpoint is unhealthy -> unsupported", all: []proto.Message{service("s", "10.9.0.1"), pod("l", "10.0.0.2", tunnel, unhealthy, of("ns/s")), pod("r", "10.0.0.3", tunnel, network("n2"), of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
-		{name: "a remote endpoint beside a local one: the local one", all: []proto.Message{service("s", "10.9.0.1"), pod("a-remote", "10.0.0.3", tunnel, network("n2"), of("ns/s")), pod("l", "10.0.0.2", tunnel, of("ns/s"))}, dst: "10.9.0.1:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:8080 accept=l to=l svc=s"},
+		{name: "double_hbone refused: an endpoint on another network only", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", tunnel, network("n2"), of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
+		{name: "failover_to_remote refused: the local endpoint is unhealthy", all: []proto.Message{service("s", "10.9.0.1"), pod("l", "10.0.0.2", tunnel, unhealthy, of("ns/s")), pod("r", "10.0.0.3", tunnel, network("n2"), of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
+		{name: "failover_to_remote not needed: a remote endpoint beside a local one", all: []proto.Message{service("s", "10.9.0.1"), pod("a-remote", "10.0.0.3", tunnel, network("n2"), of("ns/s")), pod("l", "10.0.0.2", tunnel, of("ns/s"))}, dst: "10.9.0.1:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:8080 accept=l to=l svc=s"},
 		{name: "a waypoint on another network -> unsupported", all: []proto.Message{service("s", "10.9.0.1", svcVia(byHost("wp.svc", 15009))), service("wp.svc", "", wpPort), pod("wp", "10.0.0.9", tunnel, network("n2"), of("ns/wp.svc"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
 		{name: "an endpoint known by DNS name only -> unsupported", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", nameOnly, of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
 		{name: "loop into the outbound port", dst: "127.0.0.1:15001", reason: route.ReasonSelfCall},

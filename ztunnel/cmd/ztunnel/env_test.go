@@ -140,7 +140,7 @@ func TestProxyConfigMergeOrder(t *testing.T) {
 	}
 }
 
-func TestHeaders(t *testing.T) {
+func TestHeaderEnvParsing(t *testing.T) {
 	cfg, _ := mustLoad(t, worldOf(map[string]string{
 		"XDS_HEADER_HEADER_FOO": "foo", "XDS_HEADER_header-bar": "bar", "CA_HEADER_X": "only the CA",
 	}, nil))
@@ -178,6 +178,23 @@ func TestWarnings(t *testing.T) {
 	_, opt := mustLoad(t, worldOf(map[string]string{"CRL_PATH": "/crl", "FAKE_CA": "true", "TLS12_ENABLED": ""}, nil))
 	if text := strings.Join(opt.warnings, "\n"); len(opt.warnings) != 2 || !strings.Contains(text, "CRL_PATH=/crl") || !strings.Contains(text, "FAKE_CA") {
 		t.Errorf("warnings: %q, want those of CRL_PATH and FAKE_CA", opt.warnings)
+	}
+}
+
+// What of the lists of an existing ztunnel has no place here is named at start,
+// with what to do instead.
+func TestWarningsNameWhatToDoInstead(t *testing.T) {
+	tests := []struct{ name, variable, hint string }{
+		{"local client", "LOCAL_XDS_PATH", "istiod-lite --config-dir"},
+		{"on-demand fetch", "XDS_ON_DEMAND", "the whole picture is always fetched"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, opt := mustLoad(t, worldOf(map[string]string{tt.variable: "true"}, nil))
+			if len(opt.warnings) != 1 || !strings.Contains(opt.warnings[0], tt.variable) || !strings.Contains(opt.warnings[0], tt.hint) {
+				t.Errorf("warnings: %q, want one about %s with %q", opt.warnings, tt.variable, tt.hint)
+			}
+		})
 	}
 }
 

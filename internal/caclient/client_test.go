@@ -165,7 +165,7 @@ func webID() identity.ID {
 	return identity.ID{TrustDomain: "td", Namespace: "shop", ServiceAccount: "web"}
 }
 
-func TestHappyPath(t *testing.T) {
+func TestCAClientHappyPath(t *testing.T) {
 	ca, cc := newFakeCA(t)
 	ca.answer = func(_ *caapi.IstioCertificateRequest, csr *x509.CertificateRequest) ([]string, error) {
 		checkCSR(t, csr)
@@ -223,7 +223,7 @@ func TestWithoutImpersonationTheIdentityIsNotSent(t *testing.T) {
 	}
 }
 
-func TestAnswersThatAreRefused(t *testing.T) {
+func TestCAClientRefuses(t *testing.T) {
 	ca, cc := newFakeCA(t)
 	stranger, _ := newFakeCA(t)
 	foreign := newKey(t)

@@ -69,10 +69,10 @@ func TestTLSVerification(t *testing.T) {
 		server, client string // what each end of ours says; "" when it accepts
 	}{
 		{"good", change(good), "", ""},
-		{"another service account", change(func(c *x509.Certificate) {
+		{"wrong SAN: another service account", change(func(c *x509.Certificate) {
 			c.URIs = []*url.URL{mustURL(t, "spiffe://td/ns/shop/sa/thief")}
 		}), "", "unexpected peer identity: want one of [spiffe://td/ns/shop/sa/web]"},
-		{"another trust domain", change(func(c *x509.Certificate) {
+		{"wrong td: another trust domain", change(func(c *x509.Certificate) {
 			c.URIs = []*url.URL{mustURL(t, "spiffe://elsewhere/ns/shop/sa/web")}
 		}), `unexpected peer identity: trust domain "elsewhere", want "td"`, "unexpected peer identity"},
 		{"expired", change(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }), "expired", "expired"},
@@ -89,7 +89,7 @@ func TestTLSVerification(t *testing.T) {
 		{"two URI SANs, the good one last", change(func(c *x509.Certificate) {
 			c.URIs = []*url.URL{mustURL(t, "https://example.org"), c.URIs[0]}
 		}), "more than one URI SAN", "more than one URI SAN"},
-		{"DNS name only", change(func(c *x509.Certificate) {
+		{"wrong SAN: a DNS name only", change(func(c *x509.Certificate) {
 			c.URIs, c.DNSNames = nil, []string{"td/ns/shop/sa/web"}
 		}), "no URI SAN", "no URI SAN"},
 		{"name in the subject only", change(func(c *x509.Certificate) {

@@ -128,7 +128,7 @@ func wantReset(t *testing.T, why string, c *net.TCPConn) {
 	}
 }
 
-func TestHalfCloseOfClientLeavesTheAnswerOpen(t *testing.T) {
+func TestCopyHalfCloseByTheClient(t *testing.T) {
 	eachWay(t, func(t *testing.T, copies bool) {
 		r := newRig(t, copies)
 		send(t, r.client, "question")
@@ -146,7 +146,7 @@ func TestHalfCloseOfClientLeavesTheAnswerOpen(t *testing.T) {
 	})
 }
 
-func TestHalfCloseOfServerLeavesTheQuestionOpen(t *testing.T) {
+func TestCopyHalfCloseByTheServer(t *testing.T) {
 	eachWay(t, func(t *testing.T, copies bool) {
 		r := newRig(t, copies)
 		send(t, r.server, "banner")
@@ -238,7 +238,7 @@ func wantGone(t *testing.T, c *net.TCPConn) {
 	}
 }
 
-func TestResetInTheMiddleOfATransferIsPassedOn(t *testing.T) {
+func TestCopyResetMidWay(t *testing.T) {
 	eachWay(t, func(t *testing.T, copies bool) {
 		r := newRig(t, copies)
 		var wg sync.WaitGroup
@@ -322,7 +322,7 @@ func TestContextThatHasEndedMovesNothing(t *testing.T) {
 
 // Both directions carry different random bytes at once; a third party reads
 // slowly so that every buffer on the way fills.
-func TestLargeTransfersArriveWhole(t *testing.T) {
+func TestCopyLargeTransfers(t *testing.T) {
 	const size = 48<<20 + 12345
 	eachWay(t, func(t *testing.T, copies bool) {
 		r := newRig(t, copies)
@@ -345,7 +345,7 @@ func TestLargeTransfersArriveWhole(t *testing.T) {
 
 // A step changes from buffer to pipe and back at bufferSize, and a pipe is full
 // at pipeSize; around those every byte counts.
-func TestTransfersAtThresholdsArriveWhole(t *testing.T) {
+func TestCopyTransfersAtBufferThresholds(t *testing.T) {
 	var sizes []int
 	for _, threshold := range []int{0, bufferSize, 2 * bufferSize, pipeSize, 2 * pipeSize} {
 		sizes = append(sizes, max(threshold-1, 0), threshold, threshold+1)
@@ -389,7 +389,7 @@ func TestWhatCannotBeSplicedIsCopied(t *testing.T) {
 	}
 }
 
-func TestWriteOfNothingEndsInAnError(t *testing.T) {
+func TestCopyWriteZeroEndsInAnError(t *testing.T) {
 	p, err := newPipe()
 	if err != nil {
 		t.Fatal(err)

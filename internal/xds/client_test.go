@@ -251,8 +251,8 @@ func TestWarmCachesBeforeReady(t *testing.T) {
 	a.want(t, "when ready", map[string]string{"a1": "1"})
 }
 
-// cache coherency, add / abort / remove.
-func TestAddAndRemove(t *testing.T) {
+// What was applied is what the client says it holds, at every step.
+func TestCacheCoherency(t *testing.T) {
 	var a cache
 	_, sessions := start(t, Config{Subscriptions: []Subscription{a.subscription(typeA)}})
 	s := next(t, sessions)

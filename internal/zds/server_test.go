@@ -91,7 +91,7 @@ func TestRefusalIsAnErrorOfThatPodAlone(t *testing.T) {
 	}
 }
 
-func TestAddGoesToTheLatestAndDelToAll(t *testing.T) {
+func TestTwoZtunnelConnectionsAddGoesToTheLatestAndDelToAll(t *testing.T) {
 	s := newServer(t, ServerConfig{})
 	old, young := s.connectEmpty(), s.connectEmpty()
 	s.waitUntil("two ztunnels", func() bool { return s.peerCount() == 2 })

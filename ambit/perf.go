@@ -138,8 +138,10 @@ func newPerfCompare() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compare BEFORE.json AFTER.json",
 		Short: "Say what has changed between two runs of ours, beyond noise",
-		Long: `Say what has changed between two runs of ours. A change counts when it is more
-than 3 % and the 95 % intervals of both runs do not meet.
+		Long: `Say what has changed between two runs of ours. Where both have measured another
+ztunnel, or no mesh, ours is compared relative to that: a machine that is slower
+today is slower for all. A change counts when it is more than 3 % and the 95 %
+intervals of both runs do not meet.
 
 Exit codes: 0 nothing is worse; 1 something is; 2 a report cannot be read.`,
 		Args: cobra.ExactArgs(2),

@@ -159,6 +159,22 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// The machine was slower in the second run, and ours lost no more than the peer.
+func TestCompareDividesByWhatRanBeside(t *testing.T) {
+	of := func(ours, peer []float64) *Report {
+		return &Report{Cases: []*Case{caseOf("c", Throughput, map[string][]float64{Ours: ours, Peer: peer})}}
+	}
+	fast := of([]float64{6, 6.01, 6.02}, []float64{3, 3.01, 3.02})
+	slow := of([]float64{4, 4.01, 4.02}, []float64{2, 2.01, 2.02})
+	worse := of([]float64{4, 4.01, 4.02}, []float64{3, 3.01, 3.02})
+	if ch := Compare(fast, slow)[0]; ch.Beyond || ch.Against != Peer {
+		t.Errorf("on a slower machine: %+v, want no change against %s", ch, Peer)
+	}
+	if ch := Compare(fast, worse)[0]; !ch.Worse {
+		t.Errorf("ours alone became slower: %+v, want worse", ch)
+	}
+}
+
 func TestWrittenReportIsReadBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.json")
 	r := &Report{

@@ -66,7 +66,7 @@ func (c *conn) countData(n int, end bool) error {
 			return calm(LimitEmptyData, "too many empty DATA frames")
 		}
 	default:
-		if !a.tinyData.take(tinyDataRate, 1, c.in.now()) {
+		if !a.tinyData.take(c.cfg.tiny, 1, c.in.now()) {
 			return calm(LimitTinyData, "too many DATA frames below %d bytes", tinyData)
 		}
 	}

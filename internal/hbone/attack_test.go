@@ -321,7 +321,7 @@ func TestAttacks(t *testing.T) {
 	for _, tt := range attacks {
 		t.Run(tt.name, func(t *testing.T) {
 			budget := NewBudget(64 << 20)
-			n := newNode(t, nodeConfig{server: ServerConfig{Handle: attacked, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond}}})
+			n := newNode(t, nodeConfig{server: ServerConfig{Handle: attacked, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond, tiny: rate{burst: 10000, perSecond: 1000}}}})
 			victim := n.open("10.0.0.2:80")
 			wantEcho(t, victim)
 			settle := measure(t, budget)
@@ -434,7 +434,7 @@ func TestAttackBeforeTheHandshake(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			budget := NewBudget(0)
-			n := newNode(t, nodeConfig{server: ServerConfig{Limits: quick, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond}}})
+			n := newNode(t, nodeConfig{server: ServerConfig{Limits: quick, Budget: budget, Tuning: Tuning{linger: 200 * time.Millisecond, tiny: rate{burst: 10000, perSecond: 1000}}}})
 			victim := n.open("10.0.0.2:80")
 			wantEcho(t, victim)
 			settle := measure(t, budget)

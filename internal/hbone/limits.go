@@ -190,6 +190,7 @@ type Tuning struct {
 	// something for it. Zero means 20 s.
 	StallTime time.Duration
 
+	tiny   rate          // of tinyDataRate; for tests on slow machines
 	linger time.Duration // how long a peer that we send away may read why
 }
 
@@ -201,6 +202,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.PingInterval = cmp.Or(t.PingInterval, 10*time.Second)
 	t.PingTimeout = cmp.Or(t.PingTimeout, 20*time.Second)
 	t.StallTime = cmp.Or(t.StallTime, 20*time.Second)
+	t.tiny = cmp.Or(t.tiny, tinyDataRate)
 	t.linger = cmp.Or(t.linger, lingerTime)
 	return t
 }

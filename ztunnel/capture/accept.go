@@ -35,6 +35,7 @@ type Listener struct {
 	ln       net.Listener
 	original func(*net.TCPConn) (netip.AddrPort, error)
 	trace    Trace
+	most     int // connections at once
 
 	// Owned by the goroutine that accepts.
 	backoff lifecycle.Backoff
@@ -47,6 +48,7 @@ func NewListener(ln net.Listener, trace Trace) *Listener {
 		ln:       ln,
 		original: netns.OriginalDst,
 		trace:    trace,
+		most:     Share(),
 		backoff:  lifecycle.Backoff{Initial: firstWait, Max: longestWait},
 	}
 }
@@ -75,10 +77,15 @@ func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 		if err == nil {
 			return c, nil
 		}
-		c.Abort()
-		if l.trace.Refused != nil {
-			l.trace.Refused(c.Client, c.Target, err)
-		}
+		l.refuse(c, err)
+	}
+}
+
+// refuse resets c and reports it.
+func (l *Listener) refuse(c *Conn, err error) {
+	c.Abort()
+	if l.trace.Refused != nil {
+		l.trace.Refused(c.Client, c.Target, err)
 	}
 }
 
@@ -90,7 +97,7 @@ func (l *Listener) describe(tc *net.TCPConn) (*Conn, error) {
 	if err != nil {
 		return c, err
 	}
-	c.Target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	c.Target = netip.AddrPortFrom(target.Addr().Unmap().WithZone(""), target.Port())
 	return c, c.guard()
 }
 
@@ -113,12 +120,13 @@ func (l *Listener) recover(ctx context.Context, err error) error {
 	return err
 }
 
-// addrPort is a as a typed value, unmapped; invalid when it is not TCP.
+// addrPort is a as a typed value, unmapped and without a zone, which no rule and
+// no original destination has; invalid when it is not TCP.
 func addrPort(a net.Addr) netip.AddrPort {
 	ta, ok := a.(*net.TCPAddr)
 	if !ok {
 		return netip.AddrPort{}
 	}
 	ap := ta.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

@@ -229,3 +229,82 @@ func TestServeWaitsForItsConnections(t *testing.T) {
 		t.Errorf("Serve = %v, want nil after it was asked to stop", err)
 	}
 }
+
+// One pod cannot use up the descriptors of all: beyond its share a connection is
+// reset and reported, and there is room again when one has ended.
+func TestServeKeepsAPodToItsShare(t *testing.T) {
+	crowded := make(chan error, 10)
+	l, nl := listen(t, netip.MustParseAddrPort("10.9.9.9:80"), Trace{Refused: func(_, _ netip.AddrPort, err error) { crowded <- err }})
+	l.most = 2
+	ctx, stop := context.WithCancel(t.Context())
+	began, end, returned := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		returned <- l.Serve(ctx, t.Context(), "test", func(_ context.Context, c *Conn) {
+			defer c.TCP.Close()
+			began <- struct{}{}
+			<-end
+		})
+	}()
+	for range 2 {
+		dial(t, nl)
+		<-began
+	}
+	// A reset may come before the dialer has looked at its connection.
+	knock := func() error {
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp", nl.Addr().String())
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		_, err = c.Read(make([]byte, 1))
+		return err
+	}
+	if err := knock(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the third client gets %v, want a reset", err)
+	}
+	if err := <-crowded; !isCrowd(err) {
+		t.Errorf("reported %v, want a CrowdError", err)
+	}
+	end <- struct{}{}
+	for served := false; !served; { // the one that ended may still be counted for a moment
+		go func() { _ = knock() }()
+		select {
+		case <-began:
+			served = true
+		case err := <-crowded:
+			if !isCrowd(err) {
+				t.Fatalf("reported %v, want a CrowdError", err)
+			}
+		}
+	}
+	close(end)
+	stop()
+	if err := <-returned; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
+func isCrowd(err error) bool {
+	_, ok := errors.AsType[*CrowdError](err)
+	return ok
+}
+
+// A zone must not make two of one address: the guard against loops compares
+// them.
+func TestAddressesHaveNoZone(t *testing.T) {
+	a := addrPort(&net.TCPAddr{IP: net.ParseIP("fe80::1"), Port: 15001, Zone: "eth0"})
+	if want := netip.MustParseAddrPort("[fe80::1]:15001"); a != want {
+		t.Errorf("addrPort = %v, want %v", a, want)
+	}
+}
+
+func TestShareLeavesHalf(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if got := Share(); got < leastShare || got > mostShare || (got > leastShare && uint64(got)*4 > limit.Cur) {
+		t.Errorf("Share() = %d of %d descriptors: two directions of two each want more than half", got, limit.Cur)
+	}
+}

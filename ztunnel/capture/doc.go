@@ -9,7 +9,8 @@
 // When the process or the kernel has run out of something (descriptors,
 // memory), Accept waits a little and goes on. What it has not taken stays in
 // the queue of the kernel, so nobody is refused who can be served a moment
-// later.
+// later. So that one pod cannot take all there is, [Listener.Serve] keeps it to
+// its [Share].
 //
 // # Not done here
 //

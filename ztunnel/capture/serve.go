@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 // Serve hands every connection to handle, each on a goroutine of its own, and
-// returns when the last of them has returned.
+// returns when the last of them has returned. When there are as many as the pod
+// may have, further ones are reset and reported with a [CrowdError].
 //
 // The end of ctx means "take no more" and closes the listener. Connections get
 // life, which ends later: then they must end at once. Serve returns nil when
@@ -19,6 +21,7 @@ func (l *Listener) Serve(ctx, life context.Context, name string, handle func(lif
 	defer stop()
 	var conns lifecycle.Group
 	defer conns.Wait()
+	var open atomic.Int64
 	for {
 		c, err := l.Accept(ctx)
 		switch {
@@ -30,6 +33,14 @@ func (l *Listener) Serve(ctx, life context.Context, name string, handle func(lif
 		default:
 			return err
 		}
-		conns.Go(life, name, func(life context.Context) { handle(life, c) })
+		if open.Load() >= int64(l.most) {
+			l.refuse(c, &CrowdError{Client: c.Client, Target: c.Target, Max: l.most})
+			continue
+		}
+		open.Add(1)
+		conns.Go(life, name, func(life context.Context) {
+			defer open.Add(-1)
+			handle(life, c)
+		})
 	}
 }

@@ -45,6 +45,7 @@ type sendState struct {
 
 	queue    []*buffer // frames in the order they go out
 	spare    []*buffer // an empty slice for the next queue
+	last     time.Time // when the writer began; the writer's
 	queued   int       // bytes in queue and on their way to the socket
 	reserved int       // bytes that streams are about to queue
 	limit    int       // of queued plus reserved
@@ -199,12 +200,28 @@ func (c *conn) enqueueAnswer(n int) error {
 	return nil
 }
 
+// crowded is how close to each other writes are that are worth combining: 5,000
+// a second. Measured: perf/README.md, across/most and across/rate/1000.
+const crowded = 200 * time.Microsecond
+
 // push writes what is queued, unless somebody else is writing, who then does.
 func (c *conn) push() {
 	if c.seizeFree() {
-		runtime.Gosched() // others who are about to queue frames: one write for all
+		c.letOthersQueue()
 		c.drainQueue(true)
 	}
+}
+
+// letOthersQueue gives way to goroutines that are about to queue frames, so that
+// one write takes all, when writes follow each other closely. At a low rate
+// nobody is about to: giving way then only makes the runtime wake a thread that
+// finds nothing. The caller is the writer.
+func (c *conn) letOthersQueue() {
+	now := time.Now()
+	if now.Sub(c.send.last) < crowded {
+		runtime.Gosched()
+	}
+	c.send.last = now
 }
 
 // kick writes what is queued as far as the socket takes it at once; a helper
@@ -213,7 +230,7 @@ func (c *conn) kick() {
 	if !c.seizeFree() {
 		return
 	}
-	runtime.Gosched()
+	c.letOthersQueue()
 	c.mu.Lock()
 	small := c.send.queued <= sendPiece
 	c.mu.Unlock()

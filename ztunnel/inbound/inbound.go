@@ -92,7 +92,7 @@ func New(cfg Config, pod Pod, deps Deps) *Inbound {
 	return &Inbound{
 		cfg: cfg, pod: pod,
 		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs, acked: deps.Acked,
-		live: liveVisits{all: make(map[*Visit]struct{})},
+		live: liveVisits{all: make(map[*Visit]struct{}), most: capture.Share()},
 	}
 }
 
@@ -217,8 +217,11 @@ var (
 	errNoIdentity = errors.New("the control plane's workload names no valid identity")
 )
 
-// liveVisits are the visits of a pod that have not ended.
+// liveVisits are the visits of a pod that have not ended. Many come in over one
+// tunnel connection, so that the limits of the tunnel do not bound them.
 type liveVisits struct {
+	most int // at once
+
 	mu     sync.Mutex
 	all    map[*Visit]struct{}
 	closed error // why there are no more; nil while there are

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/about"
+	"github.com/ambit-mesh/ambit/ztunnel/capture"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 
@@ -40,6 +41,11 @@ func (in *Inbound) begin(ctx context.Context, snap *workload.Snapshot, own *work
 	in.live.all[v] = struct{}{}
 	if in.live.closed != nil {
 		cancel(in.live.closed)
+	case len(in.live.all) > in.live.most:
+		cancel(&telemetry.Error{
+			Stage: telemetry.StageApp, Fault: telemetry.FaultApp, Hint: capture.CrowdHint,
+			Err: &capture.CrowdError{Client: r.Client, Target: t.Dial, Max: in.live.most},
+		})
 	}
 	in.live.mu.Unlock()
 	v.rec = in.records.Open(in.describe(snap, own, r, t))

@@ -222,6 +222,10 @@ func (m *Manager) captureTrace(x *proxy) func(telemetry.Direction) capture.Trace
 	return func(d telemetry.Direction) capture.Trace {
 		return capture.Trace{
 			Refused: func(client, target netip.AddrPort, err error) {
+				hint := "ports 15001, 15006 and 15008 of a pod belong to the mesh"
+				if _, ok := errors.AsType[*capture.CrowdError](err); ok {
+					hint = capture.CrowdHint
+				}
 				m.deps.Records.Refuse(d, client, target, &telemetry.Error{
 					Stage: telemetry.StageCapture, Fault: telemetry.FaultApp, Err: err,
 					Hint: "ports 15001, 15006 and 15008 of a pod belong to the mesh",

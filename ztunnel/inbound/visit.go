@@ -39,7 +39,8 @@ func (in *Inbound) begin(ctx context.Context, snap *workload.Snapshot, own *work
 	v := &Visit{in: in, peer: r.Peer, cancel: cancel}
 	in.live.mu.Lock()
 	in.live.all[v] = struct{}{}
-	if in.live.closed != nil {
+	switch {
+	case in.live.closed != nil:
 		cancel(in.live.closed)
 	case len(in.live.all) > in.live.most:
 		cancel(&telemetry.Error{

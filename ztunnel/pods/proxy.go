@@ -227,8 +227,7 @@ func (m *Manager) captureTrace(x *proxy) func(telemetry.Direction) capture.Trace
 					hint = capture.CrowdHint
 				}
 				m.deps.Records.Refuse(d, client, target, &telemetry.Error{
-					Stage: telemetry.StageCapture, Fault: telemetry.FaultApp, Err: err,
-					Hint: "ports 15001, 15006 and 15008 of a pod belong to the mesh",
+					Stage: telemetry.StageCapture, Fault: telemetry.FaultApp, Err: err, Hint: hint,
 				})
 			},
 			Short: func(err error, wait time.Duration) {

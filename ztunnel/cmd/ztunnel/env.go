@@ -174,6 +174,10 @@ func (r *reader) headers(prefix string) map[string]string {
 			r.errs = append(r.errs, fmt.Errorf("%s: %q is not a name of gRPC metadata", k, name))
 			continue
 		}
+		if !validMetadataValue(name, v) {
+			r.errs = append(r.errs, fmt.Errorf("%s: %q: gRPC metadata is printable ASCII, unless its name ends in -bin", k, v))
+			continue
+		}
 		if out == nil {
 			out = map[string]string{}
 		}
@@ -190,6 +194,20 @@ func validMetadataKey(name string) bool {
 	}
 	for _, c := range name {
 		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// validMetadataValue reports whether gRPC takes value under that name.
+// Source: gRPC over HTTP/2, Custom-Metadata.
+func validMetadataValue(name, value string) bool {
+	if strings.HasSuffix(name, "-bin") {
+		return true // sent as base64
+	}
+	for _, c := range []byte(value) {
+		if c < ' ' || c > '~' {
 			return false
 		}
 	}

@@ -153,6 +153,11 @@ func TestHeaderEnvParsing(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
+	for _, bad := range []string{"two\r\nlines: x", "\x00", "é"} {
+		if _, _, err := load(worldOf(map[string]string{"CA_HEADER_X": bad}, nil)); err == nil || !strings.Contains(err.Error(), "CA_HEADER_X") {
+			t.Errorf("value %q: %v, want an error that names the variable", bad, err)
+		}
+	}
 }
 
 // A bad value gets an error that names the variable; all of them at once.
@@ -264,10 +269,20 @@ func TestAwakeEnv(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add("SECRET_TTL", "1h", "PROXY_CONFIG", "concurrency: 3")
 	f.Add("ZTUNNEL_WORKER_THREADS", "1e9%", "ZTUNNEL_CPU_LIMIT", "99999999999")
+	f.Add("XDS_HEADER_X-Team", "mesh", "CA_HEADER_", "x")
+	f.Add("XDS_HEADER_a\nb", "c\r\nd: e", "CA_HEADER_GRPC-TIMEOUT", "1S")
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2 string) {
 		cfg, opt, err := load(worldOf(map[string]string{k1: v1, k2: v2}, nil))
 		if err == nil && (opt.threads < 1 || cfg.Drain <= 0 || cfg.Capture.Mark == 0) {
 			t.Errorf("%s=%q %s=%q: threads %d, drain %v, mark %d", k1, v1, k2, v2, opt.threads, cfg.Drain, cfg.Capture.Mark)
+		}
+		for _, headers := range []map[string]string{cfg.XDS.Headers, cfg.CA.Headers} {
+			for name, value := range headers {
+				if name == "" || strings.ToLower(name) != name || strings.HasPrefix(name, "grpc-") ||
+					!strings.HasSuffix(name, "-bin") && strings.ContainsAny(value, "\r\n\x00") {
+					t.Errorf("%s=%q %s=%q: header %q: %q", k1, v1, k2, v2, name, value)
+				}
+			}
 		}
 	})
 }

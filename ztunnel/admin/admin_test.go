@@ -46,7 +46,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // rig is a running Server over real collaborators.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	server  *Server
 	records *telemetry.Records
 	store   *workload.Store
@@ -63,7 +63,7 @@ type certList []identity.Status
 func (l *certList) Dump() []identity.Status { return *l }
 
 // newRig makes a Server that listens on free ports of loopback.
-func newRig(t *testing.T, cfg Config) *rig {
+func newRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	log, err := telemetry.NewLogger(telemetry.LogConfig{Spec: "info"}, io.Discard)
 	if err != nil {
@@ -332,14 +332,14 @@ func (r *rig) fill() {
 	}
 }
 
-func resource(t *testing.T, name string, m proto.Message) *discoveryv3.Resource {
+func resource(t testing.TB, name string, m proto.Message) *discoveryv3.Resource {
 	t.Helper()
 	body, err := anypb.New(m)
 	must(t, err)
 	return &discoveryv3.Resource{Name: name, Resource: body}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -176,7 +176,9 @@ func TestAnnounceFailure(t *testing.T) {
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	group.Go(ctx, "zds client", func(ctx context.Context) { _ = zds.NewClient(zds.ClientConfig{Path: path}, zds.ClientTrace{}).Run(ctx, b) })
+	group.Go(ctx, "zds client", func(ctx context.Context) {
+		_ = zds.NewClient(zds.ClientConfig{Path: path}, zds.ClientTrace{}).Run(ctx, b)
+	})
 
 	waiting := func(when string) {
 		t.Helper()

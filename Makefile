@@ -43,10 +43,7 @@ check: ## gofmt, vet, staticcheck, architecture, go.mod, known vulnerabilities
 	else echo "$$out"; exit $$code; fi
 
 fuzz: ## every fuzz test for FUZZTIME (20s) each
-	@for pkg in $$($(GO) list ./...); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
-	  done; done
+	@GO=$(GO) .ci/fuzz $(FUZZTIME)
 
 bench: ## the benchmarks whose figures stand in ARCHITECTURE.md
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/hbone ./internal/streamio ./internal/policy ./internal/workload

@@ -5,10 +5,12 @@ import "sync"
 // A group owns the goroutines of a pool or a server, and the streams that are
 // over for the peer but not yet for the application. Its zero value is ready.
 type group struct {
-	wg sync.WaitGroup
+	wg sync.WaitGroup // waited for only when closed
 
 	mu     sync.Mutex
-	closed bool // run refuses
+	n      int       // goroutines
+	none   sync.Cond // of mu; n is 0
+	closed bool      // run refuses
 	cut    error
 	tails  map[*Stream]struct{}
 }
@@ -21,8 +23,21 @@ func (g *group) run(fn func()) bool {
 	if g.closed {
 		return false
 	}
-	g.wg.Go(fn)
+	g.n++
+	g.wg.Go(func() {
+		defer g.ended()
+		fn()
+	})
 	return true
+}
+
+// ended counts a goroutine that is about to return.
+func (g *group) ended() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.n--; g.n == 0 && g.none.L != nil {
+		g.none.Broadcast()
+	}
 }
 
 // keep remembers a tail until it is dropped. When the tails have been cut it
@@ -66,8 +81,13 @@ func (g *group) cutTails(cause error) {
 // wait blocks until every goroutine has returned; those still running may start
 // others.
 func (g *group) wait() {
-	g.wg.Wait()
 	g.mu.Lock()
+	if g.none.L == nil {
+		g.none.L = &g.mu
+	}
+	for g.n > 0 {
+		g.none.Wait()
+	}
 	g.closed = true
 	g.mu.Unlock()
 	g.wg.Wait()

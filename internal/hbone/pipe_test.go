@@ -73,7 +73,7 @@ func TestCopyLargeTransfersAtBufferThresholds(t *testing.T) {
 	n := newNode(t, nodeConfig{server: ServerConfig{Handle: proxyTo}})
 	app := appListener(t, func(c *net.TCPConn) { io.Copy(c, c); c.CloseWrite() })
 	entry := n.entry(app, nil)
-	for _, size := range []int{0, 1, 1 << 10, 16<<10 - 1, 16 << 10, 16<<10 + 1, 256 << 10, 1<<20 - 9, 1 << 20, 1<<20 + 1, 5 << 20, 33 << 20} {
+	for _, size := range []int{0, 1, 1 << 10, 16<<10 - 1, 16 << 10, 16<<10 + 1, 256 << 10, 1<<20 - 9, 1 << 20, 1<<20 + 1, 5 << 20, 17 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			t.Parallel()
 			c := dialTCP(t, entry)

@@ -60,8 +60,8 @@ func (o *Outbound) neighbour(f *flight, plan route.Plan) Neighbour {
 		return nil
 	case !slices.Contains(plan.Accept, d.Identity):
 		return nil // the tunnel would refuse it
-	case !slices.Contains(o.pod.Addresses, f.Client.Addr()):
-		return nil // not an address that the agent handed over with the pod
+	case !o.handedOver(f.Client.Addr()), !f.source.HasAddress(f.Client.Addr()):
+		return nil // not an address of the pod, as the agent found it and the control plane knows it
 	}
 	n := o.neighbours.Neighbour(d.Subject())
 	if n == nil || !n.HasAddr(plan.Hop.Addr()) {
@@ -72,6 +72,10 @@ func (o *Outbound) neighbour(f *flight, plan route.Plan) Neighbour {
 	}
 	return n
 }
+
+// handedOver reports whether addr was in the pod's namespace when the agent
+// handed it over. An application with CAP_NET_RAW can show other addresses.
+func (o *Outbound) handedOver(addr netip.Addr) bool { return slices.Contains(o.pod.Addresses, addr) }
 
 // openLocal visits the neighbour n, once the witness t stands.
 func (o *Outbound) openLocal(ctx context.Context, f *flight, n Neighbour, t hbone.Target, r hbone.Request) (way, error) {

@@ -84,7 +84,9 @@ func (o *Outbound) target(f *flight, plan route.Plan) hbone.Target {
 		Source:       f.source.Identity.String(),
 		Destinations: joinIDs(plan.Accept),
 		Address:      plan.Hop,
-		SourceIP:     f.Client.Addr(),
+	}
+	if o.handedOver(f.Client.Addr()) {
+		key.SourceIP = f.Client.Addr() // others share a tunnel: they could be as many as there are addresses
 	}
 	return hbone.Target{
 		Key:  key,

@@ -17,8 +17,8 @@ import (
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
-// The certificate of a pod is there before its first connection, and forgotten
-// when the last pod of its identity has gone.
+// prefetch_forget_certs. The certificate of a pod is there before its first
+// connection, and forgotten when the last pod of its identity has gone.
 func TestPrefetchForgetCerts(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")

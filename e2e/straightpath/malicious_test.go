@@ -13,8 +13,9 @@ import (
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
-// Whoever calls a port of the mesh by its number gets nowhere: no loop, no admin
-// page, no plaintext around the policy. Only the application's port answers.
+// malicious_calls_inpod. Whoever calls a port of the mesh by its number gets
+// nowhere: no loop, no admin page, no plaintext around the policy. Only the
+// application's port answers.
 func TestMaliciousCallsInPod(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")

@@ -83,8 +83,8 @@ func (n *node) knows(policies int) {
 	})
 }
 
-// An allow list that does not name the client: reset for the client, 401 and
-// DENY at the server, and the rule that allows is in the record.
+// policy. An allow list that does not name the client: reset for the client, 401
+// and DENY at the server, and the rule that allows is in the record.
 func TestPolicy(t *testing.T) {
 	for _, path := range []string{"local", "tunnel"} {
 		t.Run(path, func(t *testing.T) {

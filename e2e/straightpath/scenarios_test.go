@@ -16,7 +16,8 @@ import (
 // encrypted makes a ztunnel that takes no local path.
 func encrypted(c *ztunnel.Config) { c.Tunnel.EncryptLocal = true }
 
-// One node, both captured: socket to socket, recorded as local by both ends.
+// local_captured_inpod. One node, both captured: socket to socket, recorded as
+// local by both ends.
 func TestLocalCapturedInPod(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
@@ -46,7 +47,8 @@ func TestLocalCapturedEncrypted(t *testing.T) {
 	wantCarried(t, client, server, n1, n1, "tunnel")
 }
 
-// Two nodes, both captured: HBONE between two ztunnels.
+// cross_node_captured_inpod. Two nodes, both captured: HBONE between two
+// ztunnels.
 func TestCrossNodeCapturedInPod(t *testing.T) {
 	m := newMesh(t)
 	n1, n2 := m.node("n1"), m.node("n2")
@@ -75,7 +77,8 @@ func wantCarried(t *testing.T, client, server *pod, from, to *node, hop string) 
 	to.z.wantAccess(t, append(who, `direction="inbound"`, fmt.Sprintf("bytes_recv=%d", len(carriedText)))...)
 }
 
-// A captured client to a server outside the mesh: plain TCP.
+// server_uncaptured_inpod. A captured client to a server outside the mesh: plain
+// TCP.
 func TestServerUncapturedInPod(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
@@ -91,7 +94,8 @@ func TestServerUncapturedInPod(t *testing.T) {
 	n1.z.wantAccess(t, `direction="outbound"`, `src.workload="client"`, "dst.addr="+server.addr(80).String(), `hop="direct"`)
 }
 
-// A client outside the mesh to a captured server: plaintext, by way of 15006.
+// client_uncaptured_inpod. A client outside the mesh to a captured server:
+// plaintext, by way of 15006.
 func TestClientUncapturedInPod(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
@@ -110,7 +114,8 @@ func TestClientUncapturedInPod(t *testing.T) {
 	}
 }
 
-// The address of a service leads to all of its endpoints, here and elsewhere.
+// service_loadbalancing. The address of a service leads to all of its endpoints,
+// here and elsewhere.
 func TestServiceLoadBalancing(t *testing.T) {
 	m := newMesh(t)
 	n1, n2 := m.node("n1"), m.node("n2")
@@ -168,7 +173,8 @@ func TestRetryOnAnotherEndpoint(t *testing.T) {
 	}
 }
 
-// A graceful stop: what lives goes on until the deadline, new ones are refused.
+// ztunnel_shutdown. A graceful stop: what lives goes on until the deadline, new
+// ones are refused.
 func TestZtunnelShutdown(t *testing.T) {
 	for _, hop := range []string{"local", "tunnel"} {
 		t.Run(hop, func(t *testing.T) {
@@ -227,7 +233,8 @@ func TestQuitByAdmin(t *testing.T) {
 	}
 }
 
-// The destination pod goes: its connections end at once, by reset.
+// server_shutdown. The destination pod goes: its connections end at once, by
+// reset.
 func TestServerShutdown(t *testing.T) {
 	for _, hop := range []string{"local", "tunnel", "plaintext"} {
 		t.Run(hop, func(t *testing.T) {

@@ -165,7 +165,8 @@ func (c *tunnel) wantStatus(authority string, want int) {
 	}
 }
 
-// The authority names an address that is not the one the request came to.
+// hbone_ip_mismatch. The authority names an address that is not the one the
+// request came to.
 func TestHBONEIPMismatch(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
@@ -177,8 +178,9 @@ func TestHBONEIPMismatch(t *testing.T) {
 	c.wantStatus(server.addr(80).String(), 200)
 }
 
-// The authority names a service: its port leads to the port of the endpoint.
-func TestServiceHostname(t *testing.T) {
+// svc_hostname. The authority names a service: its port leads to the port of the
+// endpoint.
+func TestSvcHostname(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
 	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
@@ -190,8 +192,9 @@ func TestServiceHostname(t *testing.T) {
 	c.wantStatus("other.shop.svc.cluster.local:8001", 503)
 }
 
-// The same with a port that the service calls by name.
-func TestServiceHostnameNamedPort(t *testing.T) {
+// svc_hostname with a named port. The same with a port that the service calls by
+// name.
+func TestSvcHostnameNamedPort(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")
 	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
@@ -200,7 +203,8 @@ func TestServiceHostnameNamedPort(t *testing.T) {
 	client.tunnel(n1.certificate("client"), server).wantStatus("server.shop.svc.cluster.local:8001", 200)
 }
 
-// A peer of another trust domain does not get in, although the root is ours.
+// trust_domain_mismatch_rejected. A peer of another trust domain does not get in,
+// although the root is ours.
 func TestTrustDomainMismatchRejected(t *testing.T) {
 	m := newMesh(t)
 	n1 := m.node("n1")

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 the comparator is the transport and the server of x/net/http2, whatever they are called
+
 package hbone
 
 import (

@@ -127,6 +127,10 @@ func (in *Incoming) Accept(h Header) (*Stream, error) {
 // Refuse answers status, which should be 400, 401 or 503.
 func (in *Incoming) Refuse(status int) error { return in.answer(status, nil) }
 
+// Retire says GOAWAY on the tunnel of this request: its peer must come again by
+// a new connection. Streams that are open live on.
+func (in *Incoming) Retire() { in.s.c.drain() }
+
 // answer sends the header of the answer, once. After anything but 200 the
 // stream is over.
 func (in *Incoming) answer(status int, h Header) error {

@@ -40,7 +40,6 @@ type pipe struct {
 	grant  int     // reserved for them
 	dry    bool    // nothing could be reserved
 	err    error   // of read; io.EOF is errEnded
-	over   bool    // the other direction has ended while we waited
 	readFn func(fd uintptr) bool
 	waitFn func(fd uintptr) bool
 	helpFn func() // of s; made once, since helpers come and go

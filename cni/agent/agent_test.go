@@ -11,10 +11,12 @@ import (
 
 	"github.com/ambit-mesh/ambit/cni/event"
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/google/nftables"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
 )
 
 // flush takes the rules of one of our chains out of a sandbox.
@@ -51,6 +53,13 @@ func TestAddEnrols(t *testing.T) {
 	if got := n.state("web"); got != event.Enrolled {
 		t.Errorf("state = %q, want enrolled", got)
 	}
+	netnstest.Do(t, s.ns, func() error {
+		got, err := os.ReadFile("/proc/sys/net/ipv4/tcp_migrate_req")
+		if err == nil && strings.TrimSpace(string(got)) != "1" {
+			t.Errorf("tcp_migrate_req = %q in the pod, want 1: an upgrade of ztunnel would lose connections", got)
+		}
+		return err
+	})
 	n.mustAsk(event.PathAdd, req) // a runtime may ask again
 	n.mustAsk(event.PathCheck, req)
 
@@ -200,24 +209,70 @@ func TestAnnotationChangesTheRules(t *testing.T) {
 	eventually(t, "inbound is left alone", func() bool { return s.rules(t) == want })
 }
 
-func TestDeletedAndEndedPodsAreReleased(t *testing.T) {
+// What runs on in the sandbox of a pod that is no more is fenced: without its
+// rules it would be reached past every policy.
+func TestDeletedAndEndedPodsAreFenced(t *testing.T) {
 	n := newNode(t, Config{})
 	z := n.newZtunnel()
 	s := newSandbox(t, "10.74.0.2/24")
 	n.manifest("web", "u1", "")
 	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	rules := s.rules(t)
+	out := func() bool { return z.count() == 0 && n.state("web") == event.Outside }
+	fenced := func(why string) {
+		t.Helper()
+		eventually(t, why+" has left ztunnel", out)
+		n.compareAll(t.Context()) // a second look must not think better of it
+		if got := s.rules(t); got != rules {
+			t.Errorf("%s is open; its rules are\n%s", why, got)
+		}
+	}
 	n.write("pod-web", "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1}\nspec: {containers: [{name: a, image: a}]}\nstatus: {phase: Succeeded}\n")
-	eventually(t, "a pod that has ended is released", func() bool { return s.rules(t) == "" && z.count() == 0 })
+	fenced("a pod that has ended")
 	n.manifest("web", "u1", "")
-	eventually(t, "a running one is not", func() bool { return s.rules(t) != "" && z.count() == 1 })
+	eventually(t, "a running one is served", func() bool { return z.count() == 1 })
 	n.manifest("web", "u2", "")
-	eventually(t, "a pod of the same name is another", func() bool { return s.rules(t) == "" && z.count() == 0 })
+	fenced("a pod whose name another has taken")
 	n.manifest("web", "u1", "")
 	eventually(t, "back", func() bool { return z.count() == 1 })
 	if err := os.Remove(filepath.Join(n.dir, "pod-web.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a pod that is deleted is released", func() bool { return s.rules(t) == "" && z.count() == 0 })
+	fenced("a pod that is deleted")
+	n.mustAsk(event.PathDel, s.del("web", "c1"))
+	if got := s.rules(t); got != "" {
+		t.Errorf("DEL leaves rules behind:\n%s", got)
+	}
+}
+
+// A state file that somebody has written to must not have the node itself
+// captured, and an error that says nothing about a pod must not forget it.
+func TestRestartRefusesWhatItCannotTrust(t *testing.T) {
+	host, err := netns.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	plain := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(plain, plain); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct{ path, why string }{
+		"the namespace of the node":            {"/proc/thread-self/ns/net", "own network namespace"},
+		"a place that cannot be looked at now": {plain, "too many levels"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &Agent{log: zap.NewNop(), host: []netns.ID{host.ID()}, attachments: map[event.Attachment]*attachment{}}
+			a.cfg.StateFile = filepath.Join(t.TempDir(), "state.json")
+			rec := record{UID: "u1", Namespace: "shop", Name: "web", Netns: tt.path, NetnsID: host.ID(), Captured: true}
+			if err := writeState(a.cfg.StateFile, []record{rec}); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.restore(); err == nil || !strings.Contains(err.Error(), tt.why) || len(a.attachments) != 0 {
+				t.Errorf("restore = %v with %d pods, want an error that says %q", err, len(a.attachments), tt.why)
+			}
+		})
+	}
 }
 
 func TestBadManifestChangesNothing(t *testing.T) {

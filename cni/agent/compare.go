@@ -69,11 +69,24 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 		}
 		return err
 	}
-	if !found || p.UID != at.rec.UID {
-		// Its sandbox may live on for a while; what is left of it is not a pod.
-		p = Pod{UID: at.rec.UID, Namespace: at.rec.Namespace, Name: at.rec.Name, Terminal: true}
+	if !found || p.UID != at.rec.UID || p.Terminal {
+		a.fence(ctx, at)
+		return nil
 	}
 	return a.settle(ctx, at, p, false)
+}
+
+// fence takes a pod that has ended, or is not known any more, out of the mesh and
+// leaves its rules where they are: what runs in its sandbox until the runtime
+// ends it (a pod that was deleted by force, a node that was cut off) has no
+// identity any more, and must neither be reached nor call past the mesh's
+// policies. The rules go with the sandbox. The caller holds at.
+func (a *Agent) fence(ctx context.Context, at *attachment) {
+	const reason = "it has ended, or is not known any more"
+	a.mu.Lock()
+	at.wanted, at.reason = false, reason
+	a.mu.Unlock()
+	a.retract(ctx, at, reason)
 }
 
 // errReplaced says that another namespace is where the pod's was.

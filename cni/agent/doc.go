@@ -30,7 +30,9 @@
 // At the start, at each change of the source and every 30 s each pod is compared
 // with what it should be: rules that are missing or changed are written again, a
 // pod that ztunnel did not take is offered again, and a pod whose namespace is
-// gone is forgotten.
+// gone is forgotten. A pod that has ended, or is not known any more, leaves
+// ztunnel and keeps its rules until its sandbox goes: what still runs there must
+// not be reached past every policy.
 //
 // # Metrics
 //

@@ -230,6 +230,9 @@ func (a *Agent) capture(at *attachment, p Pod, reason string) error {
 	at.rec.Captured, at.rec.Redirect = true, cfg
 	a.mu.Unlock()
 	if fresh {
+		if err := redirect.AllowHandOver(at.ns); err != nil {
+			a.log.Warn("connections that wait while one ztunnel takes over from another will be lost", zap.Stringer("pod", at), zap.Error(err))
+		}
 		a.log.Info("pod captured", zap.Stringer("pod", at), zap.String("uid", at.rec.UID), zap.Stringer("netns", at.ns), zap.String("why", reason))
 	}
 	return nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/ambit-mesh/ambit/cni/event"
@@ -18,12 +19,11 @@ func (a *Agent) restore() error {
 		return err
 	}
 	for _, rec := range records {
-		ns, err := netns.Open(rec.Netns)
-		if err == nil && ns.ID() != rec.NetnsID {
-			ns.Close()
-			err = errReplaced
-		}
+		ns, err := a.reopen(rec)
 		if err != nil {
+			if !isGone(err) {
+				return fmt.Errorf("pod %v of state file %s: %w", rec, a.cfg.StateFile, err)
+			}
 			a.log.Info("a pod has ended meanwhile", zap.Stringer("pod", rec), zap.Error(err))
 			continue
 		}
@@ -38,6 +38,26 @@ func (a *Agent) restore() error {
 		a.log.Info("pods remembered", zap.Int("pods", len(a.attachments)), zap.Int("ended", len(records)-len(a.attachments)))
 	}
 	return nil
+}
+
+// reopen opens the namespace of a pod that is remembered. Errors for which
+// isGone does not hold say nothing about the pod, which goes on: to forget it
+// would cut it off.
+func (a *Agent) reopen(rec record) (*netns.NS, error) {
+	ns, err := netns.Open(rec.Netns)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case slices.Contains(a.host, ns.ID()):
+		err = fmt.Errorf("%s is the node's own network namespace", rec.Netns)
+	case ns.ID() != rec.NetnsID:
+		err = errReplaced
+	default:
+		return ns, nil
+	}
+	ns.Close()
+	return nil, err
 }
 
 // save writes the state file.

@@ -257,3 +257,32 @@ func TestIPv6ThatCannotBeCapturedIsAnError(t *testing.T) {
 		t.Errorf("HasIPv6 = %v where eth0 has IPv6 and lo has not, want an error", has)
 	}
 }
+
+// Neighbours reach a pod by its link-local address.
+func TestLinkLocalIPv6ThatCannotBeCapturedIsAnError(t *testing.T) {
+	ns, peer := netnstest.New(t), netnstest.New(t)
+	netnstest.Sysctl(t, ns, "net/ipv6/conf/lo/disable_ipv6", "1")
+	netnstest.Veth(t,
+		netnstest.End{NS: ns, Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("fe80::1/64")}},
+		netnstest.End{NS: peer, Name: "eth0"})
+	if has, err := redirect.HasIPv6(ns); err == nil {
+		t.Errorf("HasIPv6 = %v where eth0 has a link-local address and lo has no IPv6, want an error", has)
+	}
+}
+
+func TestAllowHandOver(t *testing.T) {
+	ns := netnstest.New(t)
+	netnstest.Sysctl(t, ns, "net/ipv4/tcp_migrate_req", "0")
+	for range 2 {
+		if err := redirect.AllowHandOver(ns); err != nil {
+			t.Fatal(err)
+		}
+		netnstest.Do(t, ns, func() error {
+			got, err := os.ReadFile("/proc/sys/net/ipv4/tcp_migrate_req")
+			if err == nil && strings.TrimSpace(string(got)) != "1" {
+				t.Errorf("tcp_migrate_req = %q, want 1", got)
+			}
+			return err
+		})
+	}
+}

@@ -250,7 +250,7 @@ func HasIPv6(ns *netns.NS) (bool, error) {
 		return false, err
 	}
 	for _, a := range addrs {
-		if a.Is6() && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+		if a.Is6() && !a.IsLoopback() { // link-local ones too: neighbours reach the pod by them
 			return false, fmt.Errorf("%v has the address %v but no IPv6 on lo, so it could not be captured: set net.ipv6.conf.lo.disable_ipv6 to 0", ns, a)
 		}
 	}

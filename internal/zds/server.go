@@ -188,9 +188,15 @@ func (s *Server) converse(ctx context.Context, p *peerConn, peer *Peer) error {
 func (s *Server) sendSnapshot(p *peerConn, peer Peer) (sent int, err error) {
 	for _, pod := range s.snapshot() {
 		data, err := encodeAdd(pod)
-		if err == nil {
-			err = p.exchange(&request{uid: pod.UID, data: data, ns: pod.NS})
+		if err != nil {
+			// It does not fit into a packet. That is no reason to keep the others
+			// waiting.
+			if s.trace.Refused != nil {
+				s.trace.Refused(peer, pod, err)
+			}
+			continue
 		}
+		err = p.exchange(&request{uid: pod.UID, data: data, ns: pod.NS})
 		var refused *AckError
 		switch {
 		case err == nil:

@@ -267,3 +267,17 @@ func TestMessageThatDoesNotFitIsNotSent(t *testing.T) {
 		t.Errorf("Add = %v, want a word about the size", err)
 	}
 }
+
+// A pod whose names do not fit into a packet must not keep a ztunnel from all
+// the others.
+func TestPodThatDoesNotFitLeavesTheSnapshotWhole(t *testing.T) {
+	s := newServer(t, ServerConfig{})
+	s.setPods(Pod{UID: strings.Repeat("u", packetSize)}, Pod{UID: "u2"})
+	z := s.connect()
+	z.write("hello", hello)
+	z.want("the pod that fits", "2a 04 0a 02 'u2'")
+	z.write("ack", ok)
+	z.want("the end of the snapshot", done)
+	z.write("ack", ok)
+	s.waitUntil("ready", s.Connected)
+}

@@ -15,10 +15,19 @@ import (
 
 // agentPods asks the agent of a node what it knows of its pods.
 func (n *Node) agentPods(ctx context.Context) ([]event.Pod, error) {
+	pods, err := askPods(ctx, n.pluginSocket())
+	if err != nil {
+		return nil, fmt.Errorf("agent of %s: %w", n.Name, err)
+	}
+	return pods, nil
+}
+
+// askPods asks the agent at socket what it knows of its pods.
+func askPods(ctx context.Context, socket string) ([]event.Pod, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", n.pluginSocket())
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}
 	defer transport.CloseIdleConnections()
@@ -32,7 +41,7 @@ func (n *Node) agentPods(ctx context.Context) ([]event.Pod, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("agent of %s: %s", n.Name, res.Status)
+		return nil, errors.New(res.Status)
 	}
 	var pods []event.Pod
 	return pods, json.NewDecoder(res.Body).Decode(&pods)

@@ -42,8 +42,12 @@ func (p *Pod) At(port uint16) netip.AddrPort { return netip.AddrPortFrom(p.Addre
 
 // Principal is the SPIFFE ID of the pod.
 func (p *Pod) Principal() string {
-	return "spiffe://cluster.local/ns/" + p.Namespace + "/sa/" + p.ServiceAccount
+	return "spiffe://" + trustDomain + "/ns/" + p.Namespace + "/sa/" + p.ServiceAccount
 }
+
+// trustDomain is that of every lab: what the programs take when nobody says
+// otherwise.
+const trustDomain = "cluster.local"
 
 // InMesh reports whether the pod is enrolled, as the kubelet's notes say.
 func (p *Pod) InMesh() bool { return p.annotated }

@@ -29,6 +29,7 @@ type NS struct {
 	file *os.File
 	raw  syscall.RawConn // of file: keeps the descriptor while it is in use
 	home *os.File        // where threads of this process belong
+	same bool            // it is home
 
 	// route guards the rtnetlink socket of HasAddr.
 	route routeSocket
@@ -105,8 +106,17 @@ func (n *NS) prepare() error {
 		return fmt.Errorf("open %s: %w", n.name, ErrNotNamespace)
 	}
 	n.id = ID{Dev: st.Dev, Inode: st.Ino}
-	n.home, err = openHome()
-	return err
+	if n.home, err = openHome(); err != nil {
+		return err
+	}
+	home, err := n.home.Stat()
+	if err != nil {
+		return err // it names the act and the path
+	}
+	if st, ok := home.Sys().(*syscall.Stat_t); ok {
+		n.same = ID{Dev: st.Dev, Inode: st.Ino} == n.id
+	}
+	return nil
 }
 
 // openHome opens the namespace of the process. A fresh goroutine is not locked
@@ -165,6 +175,8 @@ func (n *NS) Close() error {
 // Do runs fn on a thread that stands inside the namespace, and returns its
 // error. What fn does on other goroutines happens outside: it must neither start
 // any that need the namespace, nor look up names, nor wait for long.
+//
+// The namespace of the process itself is entered without a privilege.
 func (n *NS) Do(fn func() error) error {
 	result := make(chan error, 1)
 	go func() { result <- n.visit(fn) }()
@@ -194,6 +206,10 @@ func (n *NS) visit(fn func() error) error {
 // visitFrom is visit with the descriptors of home and of the namespace at hand.
 func (n *NS) visitFrom(home, fd int, fn func() error) (err error) {
 	runtime.LockOSThread()
+	if n.same { // a thread of a fresh goroutine is at home
+		defer runtime.UnlockOSThread()
+		return fn()
+	}
 	if err := enter(fd); err != nil {
 		runtime.UnlockOSThread() // we never left
 		return fmt.Errorf("enter netns %s: %w", n.name, err)

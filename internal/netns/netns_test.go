@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -73,6 +75,45 @@ func TestDoStandsInsideAndComesHome(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// The proxy of one workload stands in its namespace and has no privilege: what
+// it opens there must not need one.
+func TestOwnNamespaceNeedsNoPrivilege(t *testing.T) {
+	const child = "NETNS_TEST_NOBODY"
+	if os.Getenv(child) == "" {
+		netnstest.Require(t)
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOwnNamespaceNeedsNoPrivilege$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("as nobody: %v\n%s", err, out)
+		}
+		return
+	}
+	ns, err := netns.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	opts := netns.SocketOptions{NoMark: true}
+	l, err := ns.Listen(t.Context(), "tcp", netip.MustParseAddrPort("127.0.0.1:0"), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := ns.Dial(t.Context(), netns.DialOptions{Remote: l.Addr().(*net.TCPAddr).AddrPort(), SocketOptions: opts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if local, err := ns.HasAddr(netip.MustParseAddr("127.0.0.1")); err != nil || !local {
+		t.Errorf("HasAddr = %v, %v", local, err)
+	}
+	if _, err := ns.Addrs(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestOpenInsideDoStillComesHome(t *testing.T) {

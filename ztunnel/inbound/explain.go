@@ -32,6 +32,14 @@ func (e *expiredError) Error() string {
 	return fmt.Sprintf("certificate of %v has expired at %v", e.peer, e.at.UTC().Format(time.RFC3339))
 }
 
+// noCertificateError is why nobody comes in over tunnels that were made with a
+// certificate which has expired since.
+type noCertificateError struct{ own identity.ID }
+
+func (e *noCertificateError) Error() string {
+	return fmt.Sprintf("this pod, %v, has no valid certificate any more", e.own)
+}
+
 // untrustedError is why a peer that was believed at its handshake is not
 // believed any more.
 type untrustedError struct{ err error }
@@ -88,6 +96,10 @@ func explainPeerCertificate(err error) error {
 	e := &telemetry.Error{Stage: telemetry.StageIdentity, Fault: telemetry.FaultPeer}
 	if _, ok := errors.AsType[*expiredError](err); ok {
 		e.Err, e.Hint = err, "the proxy of the peer should have renewed it: look at its CA"
+		return e
+	}
+	if _, ok := errors.AsType[*noCertificateError](err); ok {
+		e.Err, e.Fault, e.Hint = err, telemetry.FaultControl, "the CA has not renewed it in time: is it reachable from this node?"
 		return e
 	}
 	e.Err, e.Hint = &untrustedError{err: err}, "the root has been removed; the peer needs a certificate under a current one"

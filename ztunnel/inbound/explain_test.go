@@ -40,6 +40,7 @@ func TestStatusOf(t *testing.T) {
 		{"the application refuses", explainApp(app, errors.New("refused")), 503, telemetry.FlagConnect},
 		{"the target is not in the pod", explainApp(app, capture.ErrNotLocal), 503, telemetry.FlagConnect},
 		{"the root of the caller is gone", explainPeerCertificate(errors.New("unknown authority")), 401, telemetry.FlagIdentityError},
+		{"we have expired ourselves: another endpoint may do", explainPeerCertificate(&noCertificateError{}), 503, telemetry.FlagIdentityError},
 		{"the caller has expired: it may come again", explainPeerCertificate(&expiredError{at: time.Now()}), 503, telemetry.FlagIdentityError},
 	}
 	for _, tt := range tests {

@@ -41,6 +41,8 @@ type Pod struct {
 	// source address when it is valid. It refuses an address that is not local
 	// there: the connection would leave the pod, in plaintext.
 	Dial func(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// Ports are all that may be reached. None means every port but ours.
+	Ports []uint16
 }
 
 // certificates is the part of [identity.Manager] that is needed here.
@@ -162,8 +164,12 @@ func (in *Inbound) Handle(ctx context.Context, inc *hbone.Incoming) {
 	})
 	if err != nil {
 		_ = inc.Refuse(StatusOf(err)) // a caller that is gone needs no answer
+		if _, ok := errors.AsType[*expiredError](err); ok {
+			inc.Retire() // it may have a new certificate to show
+		}
 		return
 	}
+	inc.Header = nil // or it would be held for as long as the stream lives
 	stream, err := inc.Accept(v.Header)
 	if err != nil {
 		v.Close(explainPeer(err))

@@ -2,8 +2,10 @@ package inbound
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
@@ -54,7 +56,7 @@ func (in *Inbound) Receive(ctx context.Context, r Request) (context.Context, *Vi
 		return nil, nil, in.refuse(r, explainUnknown(in.pod.Subject, err))
 	}
 	snap := in.state.Snapshot()
-	t, err := target(snap, own, r)
+	t, err := in.target(snap, own, r)
 	if err != nil {
 		return nil, nil, in.refuse(r, explainTarget(err))
 	}
@@ -82,9 +84,15 @@ func (in *Inbound) Receive(ctx context.Context, r Request) (context.Context, *Vi
 
 // target finds what to connect to. Plaintext goes to its original destination,
 // but never to a port of ours.
-func target(snap *workload.Snapshot, own *workload.Workload, r Request) (route.Target, error) {
+func (in *Inbound) target(snap *workload.Snapshot, own *workload.Workload, r Request) (route.Target, error) {
 	if r.Peer != nil {
-		return route.ResolveInbound(snap, own, r.Local, r.Authority)
+		t, err := route.ResolveInbound(snap, own, r.Local, r.Authority)
+		if err == nil && len(in.pod.Ports) > 0 && !slices.Contains(in.pod.Ports, t.Dial.Port()) {
+			return route.Target{}, &route.InboundError{
+				Status: statusUnavailable, Text: fmt.Sprintf("port %d of this pod is not open to the mesh, only %v", t.Dial.Port(), in.pod.Ports),
+			}
+		}
+		return t, err
 	}
 	if capture.Reserved(r.Local.Port()) {
 		return route.Target{}, &capture.LoopError{Client: r.Client, Target: r.Local}
@@ -103,7 +111,7 @@ func (in *Inbound) believe(own *workload.Workload, r Request) error {
 	}
 	cert, ok := in.certs.Peek(own.Identity)
 	if !ok {
-		return nil // without a certificate of our own there is nothing newer to check by
+		return &noCertificateError{own: own.Identity} // nobody can say whom we trust now
 	}
 	return r.Peer.vouched(cert)
 }

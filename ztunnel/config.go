@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
 )
 
 // Config says who this node proxy is and how it works. Its zero value, with
@@ -14,6 +16,10 @@ type Config struct {
 	Version string
 	// Node says where we are.
 	Node Node
+	// Dedicated is the only workload that is served: the one in whose network
+	// namespace we run. The zero Workload means all pods of the node that the
+	// CNI agent hands over.
+	Dedicated Workload
 	// XDS is where workloads, services and policies come from.
 	XDS Upstream
 	// CA is where certificates are signed.
@@ -44,6 +50,29 @@ type Node struct {
 	Network        string // may be empty
 }
 
+// Workload names one pod.
+type Workload struct{ Namespace, Name, ServiceAccount string }
+
+// IsZero reports whether there is none.
+func (w Workload) IsZero() bool { return w == Workload{} }
+
+// check names the part that is missing, if one is.
+func (w Workload) check() error {
+	if !w.IsZero() && (w.Namespace == "" || w.Name == "" || w.ServiceAccount == "") {
+		return fmt.Errorf("dedicated workload is %q/%q/%q: want namespace, name and service account", w.Namespace, w.Name, w.ServiceAccount)
+	}
+	return nil
+}
+
+// Source says which address applications see of their clients.
+type Source uint8
+
+const (
+	SourceIfPossible Source = iota // the client's
+	SourceAlways                   // the client's; no start where the kernel refuses
+	SourceNever                    // one of the pod itself
+)
+
 // Upstream is one service of the control plane.
 type Upstream struct {
 	Address    string            // https://host:port
@@ -59,8 +88,11 @@ type Capture struct {
 	// ZDSSocket is where the CNI agent listens.
 	// Empty means /var/run/ztunnel/ztunnel.sock.
 	ZDSSocket string
-	// Mark is set on every socket in a pod. Zero means 1337.
+	// Mark is set on every socket in a pod. Zero means 1337, and for a
+	// dedicated workload none.
 	Mark uint32
+	// Source is the address that applications see.
+	Source Source
 	// Exclusive refuses to share ports with another proxy (no SO_REUSEPORT).
 	Exclusive bool
 	// IPv4Only binds 0.0.0.0 in place of [::].
@@ -106,6 +138,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.CA.Address == "" {
 		return Config{}, errors.New("CA.Address is empty: without a CA no pod can prove who it is")
 	}
+	if err := c.Dedicated.check(); err != nil {
+		return Config{}, err
+	}
 	if c.Drain < 0 {
 		return Config{}, fmt.Errorf("drain is %v, want 0 (for 5s) or more", c.Drain)
 	}
@@ -116,7 +151,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Node.TrustDomain = cmp.Or(c.Node.TrustDomain, "cluster.local")
 	c.CA.SecretTTL = cmp.Or(c.CA.SecretTTL, 24*time.Hour)
 	c.Capture.ZDSSocket = cmp.Or(c.Capture.ZDSSocket, "/var/run/ztunnel/ztunnel.sock")
-	c.Capture.Mark = cmp.Or(c.Capture.Mark, 1337)
+	if c.Dedicated.IsZero() {
+		c.Capture.Mark = cmp.Or(c.Capture.Mark, DefaultMark)
+	}
 	c.Capture.KeepAlive.Idle = cmp.Or(c.Capture.KeepAlive.Idle, 180*time.Second)
 	c.Capture.KeepAlive.Interval = cmp.Or(c.Capture.KeepAlive.Interval, 180*time.Second)
 	c.Capture.KeepAlive.Probes = cmp.Or(c.Capture.KeepAlive.Probes, 9)
@@ -129,6 +166,9 @@ func (c Config) withDefaults() (Config, error) {
 // DefaultDrain is how long connections may go on when nothing else is set.
 // It is what the ambient ecosystem does.
 const DefaultDrain = 5 * time.Second
+
+// DefaultMark is the mark on our sockets in the pods of a node.
+const DefaultMark = netns.Mark
 
 // DrainFromGrace is how long connections may go on when the process is killed
 // grace after it was asked to end: what is left must suffice to say goodbye.

@@ -9,6 +9,10 @@
 //	caclient   ──► identity.Manager ──► TLS of every tunnel
 //	everything ──► telemetry, admin
 //
+// With Config.Dedicated there is no agent: enrol.go hands the manager the one
+// workload in whose network namespace we run. Else it hands over our own pod, so
+// that the metrics can be scraped through the mesh.
+//
 // # Order of life
 //
 // New wires and starts nothing. Run starts the control plane's clients first,

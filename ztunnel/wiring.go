@@ -30,8 +30,10 @@ func (z *Ztunnel) podsConfig() pods.Config {
 		TrustDomain: z.cfg.Node.TrustDomain,
 		Drain:       z.cfg.Drain,
 		IPv4Only:    c.IPv4Only,
+		OwnSource:   c.Source == SourceNever,
+		Alone:       !z.cfg.Dedicated.IsZero(),
 		Sockets: netns.SocketOptions{
-			Mark: c.Mark, Exclusive: c.Exclusive,
+			Mark: c.Mark, NoMark: c.Mark == 0, Exclusive: c.Exclusive, Transparent: transparency(c.Source),
 			KeepAlive: netns.KeepAlive{Off: c.KeepAlive.Off, Idle: c.KeepAlive.Idle, Interval: c.KeepAlive.Interval, Probes: c.KeepAlive.Probes},
 		},
 		Outbound: outbound.Config{
@@ -44,6 +46,18 @@ func (z *Ztunnel) podsConfig() pods.Config {
 			Network: z.cfg.Node.Network, AppTunnelByAddress: c.AppTunnelByAddress, WithoutBaggage: t.WithoutResponseHints,
 		},
 		Server: hbone.ServerConfig{Tuning: tuning, Budget: budget},
+	}
+}
+
+// transparency is what the listeners of a pod need for s.
+func transparency(s Source) netns.Transparency {
+	switch s {
+	case SourceAlways:
+		return netns.TransparentAlways
+	case SourceNever:
+		return netns.TransparentNever
+	default:
+		return netns.TransparentIfPossible
 	}
 }
 

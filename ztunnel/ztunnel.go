@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
@@ -45,7 +46,7 @@ type Ztunnel struct {
 	xds   *xds.Client
 	ids   *identity.Manager
 	pods  *pods.Manager
-	agent *zds.Client
+	agent *zds.Client // nil in dedicated mode
 	admin *admin.Server
 
 	quit     chan struct{} // closed when somebody asked us to end
@@ -97,7 +98,9 @@ func (z *Ztunnel) wire(deps Deps) error {
 	}
 	store.OnChange(z.pods.PictureChanged)
 	z.ids.OnChange(z.pods.CertificateChanged)
-	z.agent = zds.NewClient(zds.ClientConfig{Path: z.cfg.Capture.ZDSSocket}, z.agentTrace())
+	if z.cfg.Dedicated.IsZero() {
+		z.agent = zds.NewClient(zds.ClientConfig{Path: z.cfg.Capture.ZDSSocket}, z.agentTrace())
+	}
 	z.admin, err = admin.New(admin.Config{
 		Admin: z.cfg.Listen.Admin, Stats: z.cfg.Listen.Stats, Readiness: z.cfg.Listen.Readiness,
 		Component: "ztunnel", Version: z.cfg.Version, Settings: z.cfg.Settings,
@@ -139,7 +142,7 @@ func (z *Ztunnel) wireControlPlane(deps Deps, reg *prometheus.Registry, store *w
 		Events: z.xdsEvents(counts),
 	}, xdsConn)
 	z.ids, err = identity.NewManager(identity.ManagerConfig{},
-		caclient.New(caConn, caclient.Config{TTL: z.cfg.CA.SecretTTL, Impersonate: true}))
+		caclient.New(caConn, caclient.Config{TTL: z.cfg.CA.SecretTTL, Impersonate: z.cfg.Dedicated.IsZero()}))
 	return err
 }
 
@@ -164,6 +167,11 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	if err := z.admin.Listen(ctx); err != nil {
 		return err
 	}
+	here, err := netns.Current() // the thread that called Run says which one
+	if err != nil {
+		return err
+	}
+	defer here.Close()
 	polite, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	parts := new(lifecycle.Group)
@@ -192,16 +200,16 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 		}
 	})
 
-	// The pods: the agent tells, the manager serves.
+	// The pods: the agent tells, or the configuration; the manager serves.
 	var work lifecycle.Group
-	work.Go(polite, "zds", func(polite context.Context) {
-		if err := z.agent.Run(polite, z.pods); polite.Err() == nil {
-			stop(errs.keep("zds", err))
+	work.Go(polite, "enrol", func(polite context.Context) {
+		if err := z.enrol(polite, here); polite.Err() == nil {
+			stop(errs.keep("enrol", err))
 		}
 	})
 	z.log.Info("ztunnel runs", zap.String("version", z.cfg.Version), zap.String("node", z.cfg.Node.Name),
 		zap.Bool("fips", identity.FIPS()))
-	err := z.pods.Run(polite)
+	err = z.pods.Run(polite)
 	stop(errs.keep("pods", err))
 	work.Wait()
 	z.log.Info("ztunnel has ended its pods", zap.NamedError("because", context.Cause(polite)))

@@ -131,6 +131,7 @@ type node struct {
 	name  string
 	agent *zds.Server
 	sock  string
+	ns    *netns.NS // where its ztunnel runs; nil: at home
 	z     *proxy
 
 	stopAgent func()
@@ -143,6 +144,7 @@ type node struct {
 type proxy struct {
 	*ztunnel.Ztunnel
 	log  *logs
+	ns   *netns.NS // where it runs; nil: at home
 	stop context.CancelFunc
 	done chan struct{}
 }
@@ -150,7 +152,13 @@ type proxy struct {
 // node starts the node of that name.
 func (m *mesh) node(name string, tune ...func(*ztunnel.Config)) *node {
 	m.t.Helper()
-	n := &node{m: m, name: name, sock: filepath.Join(m.t.TempDir(), "zds", "ztunnel.sock"), pods: map[string]*pod{}}
+	return m.nodeIn(nil, name, tune...)
+}
+
+// nodeIn starts the node of that name, its ztunnel inside the namespace ns.
+func (m *mesh) nodeIn(ns *netns.NS, name string, tune ...func(*ztunnel.Config)) *node {
+	m.t.Helper()
+	n := &node{m: m, name: name, ns: ns, sock: filepath.Join(m.t.TempDir(), "zds", "ztunnel.sock"), pods: map[string]*pod{}}
 	n.agent = zds.NewServer(zds.ServerConfig{}, n.snapshot, zds.ServerTrace{})
 	l, err := zds.Listen(n.sock)
 	if err != nil {
@@ -171,24 +179,46 @@ func (m *mesh) node(name string, tune ...func(*ztunnel.Config)) *node {
 	return n
 }
 
-// start runs a ztunnel on the node until the test ends or it is stopped.
-func (n *node) start(tune ...func(*ztunnel.Config)) *proxy {
-	t := n.m.t
-	t.Helper()
+// config is that of a ztunnel of the node.
+func (n *node) config() ztunnel.Config {
 	up := ztunnel.Upstream{
 		Address: "https://" + n.m.address, RootCA: filepath.Join(n.m.caDir, "root-cert.pem"), Token: tokenOf(n.name),
 	}
-	cfg := ztunnel.Config{
+	return ztunnel.Config{
 		Node:    ztunnel.Node{Name: n.name, PodName: "ztunnel-" + n.name, PodNamespace: "istio-system", InstanceIP: "127.0.0.1"},
 		XDS:     up,
 		CA:      up,
 		Capture: ztunnel.Capture{ZDSSocket: n.sock},
 		Listen:  ztunnel.Listen{Admin: "127.0.0.1:0", Stats: "127.0.0.1:0", Readiness: "127.0.0.1:0"},
 	}
+}
+
+// start runs a ztunnel on the node until the test ends or it is stopped.
+func (n *node) start(tune ...func(*ztunnel.Config)) *proxy {
+	t := n.m.t
+	t.Helper()
+	cfg := n.config()
 	for _, f := range tune {
 		f(&cfg)
 	}
-	p := &proxy{log: newLogs(t, n.name), done: make(chan struct{})}
+	p := n.build(cfg)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	p.stop = cancel
+	go func() {
+		defer close(p.done)
+		if err := p.run(ctx); err != nil {
+			t.Errorf("ztunnel of %s: %v", n.name, err)
+		}
+	}()
+	t.Cleanup(func() { p.stop(); <-p.done })
+	return p
+}
+
+// build makes a ztunnel that does not run yet.
+func (n *node) build(cfg ztunnel.Config) *proxy {
+	t := n.m.t
+	t.Helper()
+	p := &proxy{log: newLogs(t, n.name), ns: n.ns, done: make(chan struct{})}
 	logger, err := telemetry.NewLogger(telemetry.LogConfig{Spec: "debug"}, p.log)
 	if err != nil {
 		t.Fatal(err)
@@ -196,16 +226,15 @@ func (n *node) start(tune ...func(*ztunnel.Config)) *proxy {
 	if p.Ztunnel, err = ztunnel.New(cfg, ztunnel.Deps{Log: logger}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	p.stop = cancel
-	go func() {
-		defer close(p.done)
-		if err := p.Run(ctx); err != nil {
-			t.Errorf("ztunnel of %s: %v", n.name, err)
-		}
-	}()
-	t.Cleanup(func() { p.stop(); <-p.done })
 	return p
+}
+
+// run runs p in its namespace.
+func (p *proxy) run(ctx context.Context) error {
+	if p.ns == nil {
+		return p.Run(ctx)
+	}
+	return p.ns.Do(func() error { return p.Run(ctx) })
 }
 
 // ready waits until p is ready.

@@ -1,6 +1,7 @@
 package straightpath
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 )
 
@@ -128,8 +130,7 @@ func (p *proxy) dump(t *testing.T) dump {
 // get reads a page of one of the servers of p.
 func (p *proxy) get(t *testing.T, server, path string) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	defer client.CloseIdleConnections()
+	client := p.client()
 	resp, err := client.Get("http://" + p.Addr(server).String() + path)
 	if err != nil {
 		t.Fatal(err)
@@ -142,10 +143,28 @@ func (p *proxy) get(t *testing.T, server, path string) string {
 	return string(body)
 }
 
+// client asks the servers of p, from where p runs.
+func (p *proxy) client() *http.Client {
+	tr := &http.Transport{DisableKeepAlives: true}
+	if p.ns != nil {
+		tr.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) {
+			to, err := netip.ParseAddrPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			if to.Addr().IsUnspecified() {
+				to = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), to.Port())
+			}
+			return p.ns.Dial(ctx, netns.DialOptions{Remote: to})
+		}
+	}
+	return &http.Client{Transport: tr, Timeout: 5 * time.Second}
+}
+
 // post sends an empty POST to the admin port.
 func (p *proxy) post(t *testing.T, path string) {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	client := p.client()
 	resp, err := client.Post("http://"+p.Addr("admin").String()+path, "", nil)
 	if err != nil {
 		t.Fatal(err)

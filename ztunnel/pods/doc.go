@@ -24,7 +24,9 @@
 //
 //	manager.go     the owner and its commands
 //	handler.go     what the agent says
+//	alone.go       the one pod of a proxy without an agent
 //	proxy.go       one pod: listeners, inbound, outbound
+//	self.go        the proxy's own pod
 //	neighbours.go  pods of this node for each other
 //	wiring.go      certificates and pictures that change
 //	metrics.go     workload_manager_*

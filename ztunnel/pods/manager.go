@@ -40,6 +40,11 @@ type Config struct {
 	Sockets netns.SocketOptions
 	// IPv4Only binds 0.0.0.0 in place of [::].
 	IPv4Only bool
+	// OwnSource lets applications see an address of their own pod as the
+	// source, in place of the client's.
+	OwnSource bool
+	// Alone says that there is no agent: the one pod comes by ServeAlone.
+	Alone bool
 
 	Outbound outbound.Config
 	Inbound  inbound.Config
@@ -87,6 +92,7 @@ type Manager struct {
 
 	// Owned by Run.
 	pods     map[string]*pod
+	self     *self  // nil: nothing of our own is served
 	snapshot func() // ends the task "first snapshot"; nil when it has ended
 }
 
@@ -144,7 +150,11 @@ func New(cfg Config, deps Deps) (*Manager, error) {
 		index:    make(map[policy.Subject]*proxy),
 		pods:     make(map[string]*pod),
 	}
-	m.snapshot = deps.Ready.Task(snapshotTask)
+	task := snapshotTask
+	if cfg.Alone {
+		task = aloneTask
+	}
+	m.snapshot = deps.Ready.Task(task)
 	var err error
 	if m.metrics, err = newMetrics(deps.Registry); err != nil {
 		return nil, fmt.Errorf("pods: %w", err)
@@ -187,9 +197,15 @@ func (m *Manager) drain(life context.Context, cut context.CancelCauseFunc) {
 			pods.Go(life, "drain", func(context.Context) { p.proxy.drain() })
 		}
 	}
+	if m.self != nil && m.self.pod.proxy != nil {
+		pods.Go(life, "drain-self", func(context.Context) { m.self.pod.proxy.drain() })
+	}
 	pods.Wait()
 	for _, p := range m.pods {
 		p.close(errStopping)
+	}
+	if m.self != nil {
+		m.self.pod.close(errStopping)
 	}
 }
 
@@ -281,6 +297,7 @@ func (m *Manager) retryPending(r *run) {
 			_ = m.start(r, p) // logged, and tried again
 		}
 	}
+	m.retrySelf(r)
 	m.publish()
 }
 
@@ -298,6 +315,9 @@ func (m *Manager) publish() {
 		} else {
 			pending++
 		}
+	}
+	if m.self != nil && m.self.pod.proxy != nil {
+		index[m.self.pod.proxy.subject] = m.self.pod.proxy
 	}
 	m.mu.Lock()
 	m.index, m.list = index, list

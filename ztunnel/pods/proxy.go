@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,8 +31,9 @@ type proxy struct {
 	ns        *netns.NS
 	addresses []netip.Addr
 	sockets   netns.SocketOptions
+	ownSource bool // dial the application as the pod itself
 	in        *inbound.Inbound
-	out       *outbound.Outbound
+	out       *outbound.Outbound // nil: nothing is captured
 	server    *hbone.Server
 	leave     context.CancelFunc      // take no more
 	cut       context.CancelCauseFunc // end at once
@@ -68,23 +70,29 @@ func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
 		ns:        p.ns,
 		addresses: reported(addrs),
 		sockets:   m.cfg.Sockets,
+		ownSource: m.cfg.OwnSource,
 		tasks:     new(lifecycle.Group),
 	}
 	x.out = outbound.New(m.cfg.Outbound, outbound.Pod{
 		UID: p.uid, Subject: x.subject, Addresses: x.addresses, Dial: x.dialOut,
 	}, outbound.Deps{
 		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs,
-		Neighbours: m, HTrace: m.deps.HTrace,
+		Neighbours: m, Stopping: r.polite.Done(), HTrace: m.deps.HTrace,
 	})
-	x.in = inbound.New(m.cfg.Inbound, inbound.Pod{UID: p.uid, Subject: x.subject, Dial: x.dialApp}, inbound.Deps{
+	m.receive(x, inbound.Pod{UID: p.uid, Subject: x.subject, Dial: x.dialApp})
+	m.retain(x)
+	m.serve(r, x, p, ls)
+	return x, nil
+}
+
+// receive makes the way into pod, behind x's tunnels.
+func (m *Manager) receive(x *proxy, pod inbound.Pod) {
+	x.in = inbound.New(m.cfg.Inbound, pod, inbound.Deps{
 		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs, Acked: m.deps.Acked,
 	})
 	server := m.cfg.Server
 	server.TLS, server.Authenticate, server.Handle = x.in.TLS, x.in.Authenticate, x.in.Handle
 	x.server = hbone.NewServer(server, m.deps.HTrace)
-	m.retain(x)
-	m.serve(r, x, p, ls)
-	return x, nil
 }
 
 // serve starts the three loops of x.
@@ -159,10 +167,19 @@ func (m *Manager) listen(ctx context.Context, ns *netns.NS) (ls listeners, err e
 		{capture.PortHBONE, &ls.hbone},
 	} {
 		if *l.into, err = ns.Listen(ctx, "tcp", netip.AddrPortFrom(addr, l.port), m.cfg.Sockets); err != nil {
-			return listeners{}, errors.Join(fmt.Errorf("listen in the pod: %w", err), ls.close())
+			return listeners{}, errors.Join(explainListen(err), ls.close())
 		}
 	}
 	return ls, nil
+}
+
+// explainListen says what can be done about a port of the mesh that is taken.
+func explainListen(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen in the pod: %w: ports 15001, 15006 and 15008 belong to the mesh; "+
+			"stop what listens there, or take the pod out of the mesh", err)
+	}
+	return fmt.Errorf("listen in the pod: %w", err)
 }
 
 // handOver lets another proxy that listens on the same ports get what waits in
@@ -206,6 +223,9 @@ func (x *proxy) dialOut(ctx context.Context, to netip.AddrPort) (*net.TCPConn, e
 // is valid. The destination must be local, or the connection would leave the
 // pod in plaintext.
 func (x *proxy) dialApp(ctx context.Context, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	if x.ownSource {
+		from = netip.Addr{}
+	}
 	if !from.IsValid() {
 		switch local, err := x.ns.HasAddr(to.Addr()); {
 		case err != nil:

@@ -20,7 +20,9 @@ func (m *Manager) CertificateChanged(id identity.ID, c *identity.Certificate) {
 	for _, x := range users {
 		if c != nil {
 			x.in.Renewed(c)
-			x.out.Renewed(c)
+			if x.out != nil {
+				x.out.Renewed(c)
+			}
 		}
 	}
 	if c == nil && len(users) == 0 {

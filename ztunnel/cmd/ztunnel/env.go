@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,12 +68,14 @@ func load(w world) (ztunnel.Config, options, error) {
 			r.env[k] = v
 		}
 	}
+	dedicated := r.dedicated()
 	cfg := ztunnel.Config{
-		Node:    r.node(),
-		Capture: r.capture(),
-		Tunnel:  r.tunnel(),
-		Drain:   r.drain(),
-		Listen:  r.listen(pc),
+		Node:      r.node(),
+		Dedicated: dedicated,
+		Capture:   r.capture(dedicated),
+		Tunnel:    r.tunnel(),
+		Drain:     r.drain(),
+		Listen:    r.listen(pc),
 	}
 	cfg.XDS, cfg.CA = r.upstreams(pc)
 	opt := options{
@@ -81,9 +84,6 @@ func load(w world) (ztunnel.Config, options, error) {
 		threads:  r.threads(pc),
 		awake:    r.onOff("AMBIT_MONITOR_AWAKE", true),
 		warnings: r.warnings(),
-	}
-	if mode := r.text("PROXY_MODE", "shared"); mode != "shared" {
-		r.errs = append(r.errs, fmt.Errorf("PROXY_MODE is %q: only shared is supported", mode))
 	}
 	cfg.Settings = r.seen
 	return cfg, opt, errors.Join(r.errs...)
@@ -214,11 +214,43 @@ func validMetadataValue(name, value string) bool {
 	return true
 }
 
-func (r *reader) capture() ztunnel.Capture {
-	mark := r.integer("PACKET_MARK", 1337, 1, math.MaxUint32)
+// dedicated reads which workload we serve alone; the zero one in shared mode.
+func (r *reader) dedicated() ztunnel.Workload {
+	const form = "want namespace/name/service-account"
+	text := r.text("PROXY_WORKLOAD_INFO", "")
+	if r.oneOf("PROXY_MODE", "shared", "dedicated") == "shared" {
+		return ztunnel.Workload{}
+	}
+	parts := strings.Split(text, "/")
+	if len(parts) != 3 || slices.Contains(parts, "") {
+		r.errs = append(r.errs, fmt.Errorf("PROXY_WORKLOAD_INFO is %q in dedicated mode, %s", text, form))
+		return ztunnel.Workload{}
+	}
+	return ztunnel.Workload{Namespace: parts[0], Name: parts[1], ServiceAccount: parts[2]}
+}
+
+// source reads which address applications see of their clients.
+func (r *reader) source() ztunnel.Source {
+	switch {
+	case r.env["ENABLE_ORIG_SRC"] == "":
+		return ztunnel.SourceIfPossible
+	case r.boolean("ENABLE_ORIG_SRC", true):
+		return ztunnel.SourceAlways
+	default:
+		return ztunnel.SourceNever
+	}
+}
+
+func (r *reader) capture(dedicated ztunnel.Workload) ztunnel.Capture {
+	def := int64(ztunnel.DefaultMark)
+	if !dedicated.IsZero() {
+		def = 0 // the rules around a workload of its own may know us otherwise
+	}
+	mark := r.integer("PACKET_MARK", def, 1, math.MaxUint32)
 	return ztunnel.Capture{
 		ZDSSocket: cmp.Or(r.text("INPOD_UDS", ""), r.text("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock")),
 		Mark:      uint32(mark),
+		Source:    r.source(),
 		Exclusive: !r.boolean("INPOD_PORT_REUSE", true),
 		IPv4Only:  !r.boolean("IPV6_ENABLED", true),
 		KeepAlive: ztunnel.KeepAlive{
@@ -276,6 +308,9 @@ func (r *reader) warnings() []string {
 		if v, set := r.env[s.env]; set && v != "" && s.state == ignored {
 			out = append(out, fmt.Sprintf("%s=%s has no effect: %s", s.env, v, s.help))
 		}
+	}
+	if v := r.env["PROXY_WORKLOAD_INFO"]; v != "" && !strings.EqualFold(r.env["PROXY_MODE"], "dedicated") {
+		out = append(out, fmt.Sprintf("PROXY_WORKLOAD_INFO=%s has no effect: PROXY_MODE is not dedicated", v))
 	}
 	return out
 }

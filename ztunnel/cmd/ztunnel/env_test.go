@@ -164,7 +164,7 @@ func TestHeaderEnvParsing(t *testing.T) {
 func TestBadValues(t *testing.T) {
 	bad := map[string]string{
 		"PACKET_MARK": "0", "SECRET_TTL": "1 day", "INPOD_PORT_REUSE": "perhaps", "LOG_FORMAT": "xml",
-		"HTTP2_FRAME_SIZE": "1", "ZTUNNEL_WORKER_THREADS": "many", "PROXY_MODE": "dedicated", "AMBIT_LOCAL_PATH": "yes",
+		"HTTP2_FRAME_SIZE": "1", "ZTUNNEL_WORKER_THREADS": "many", "PROXY_MODE": "sidecar", "ENABLE_ORIG_SRC": "sometimes", "AMBIT_LOCAL_PATH": "yes",
 		"ZTUNNEL_RESOURCE_CPU_LIMIT": "NaN", "PROXY_CONFIG": "{", "KEEPALIVE_TIME": "-5s",
 	}
 	_, _, err := load(worldOf(bad, nil))
@@ -174,6 +174,56 @@ func TestBadValues(t *testing.T) {
 	for name := range bad {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("no word about %s in: %v", name, err)
+		}
+	}
+}
+
+// One workload, no mark of ours unless it is asked for, and an error for what is
+// not one workload.
+func TestDedicated(t *testing.T) {
+	tests := []struct {
+		name string
+		env  map[string]string
+		want ztunnel.Workload
+		mark uint32
+		bad  bool
+	}{
+		{name: "shared", want: ztunnel.Workload{}, mark: 1337},
+		{
+			name: "dedicated", env: map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web-1/web"},
+			want: ztunnel.Workload{Namespace: "shop", Name: "web-1", ServiceAccount: "web"},
+		},
+		{
+			name: "dedicated with a mark", want: ztunnel.Workload{Namespace: "shop", Name: "web-1", ServiceAccount: "web"}, mark: 7,
+			env: map[string]string{"PROXY_MODE": "Dedicated", "PROXY_WORKLOAD_INFO": "shop/web-1/web", "PACKET_MARK": "7"},
+		},
+		{name: "no workload", env: map[string]string{"PROXY_MODE": "dedicated"}, bad: true},
+		{name: "two parts", env: map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web-1"}, bad: true},
+		{name: "four parts", env: map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web-1/web/x"}, bad: true},
+		{name: "an empty part", env: map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop//web"}, bad: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, _, err := load(worldOf(tt.env, nil))
+			if tt.bad {
+				if err == nil || !strings.Contains(err.Error(), "PROXY_WORKLOAD_INFO") {
+					t.Errorf("error %v, want one about PROXY_WORKLOAD_INFO", err)
+				}
+				return
+			}
+			if err != nil || cfg.Dedicated != tt.want || cfg.Capture.Mark != tt.mark {
+				t.Errorf("workload %+v, mark %d, error %v; want %+v and %d", cfg.Dedicated, cfg.Capture.Mark, err, tt.want, tt.mark)
+			}
+		})
+	}
+}
+
+func TestOriginalSource(t *testing.T) {
+	for value, want := range map[string]ztunnel.Source{
+		"": ztunnel.SourceIfPossible, "true": ztunnel.SourceAlways, "false": ztunnel.SourceNever,
+	} {
+		if cfg, _ := mustLoad(t, worldOf(map[string]string{"ENABLE_ORIG_SRC": value}, nil)); cfg.Capture.Source != want {
+			t.Errorf("ENABLE_ORIG_SRC=%q is %v, want %v", value, cfg.Capture.Source, want)
 		}
 	}
 }
@@ -273,7 +323,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("XDS_HEADER_a\nb", "c\r\nd: e", "CA_HEADER_GRPC-TIMEOUT", "1S")
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2 string) {
 		cfg, opt, err := load(worldOf(map[string]string{k1: v1, k2: v2}, nil))
-		if err == nil && (opt.threads < 1 || cfg.Drain <= 0 || cfg.Capture.Mark == 0) {
+		if err == nil && (opt.threads < 1 || cfg.Drain <= 0 || cfg.Capture.Mark == 0 && cfg.Dedicated.IsZero()) {
 			t.Errorf("%s=%q %s=%q: threads %d, drain %v, mark %d", k1, v1, k2, v2, opt.threads, cfg.Drain, cfg.Capture.Mark)
 		}
 		for _, headers := range []map[string]string{cfg.XDS.Headers, cfg.CA.Headers} {

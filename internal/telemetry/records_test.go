@@ -475,3 +475,12 @@ func BenchmarkRecord(b *testing.B) {
 		rec.Close(nil)
 	}
 }
+
+// A label lives as long as its series, what it was cut from must not.
+func TestLabelThatIsCutHoldsNothingElse(t *testing.T) {
+	long := strings.Repeat("x", 64<<10)
+	got := cleanLabel(long)
+	if len(got) != maxLabel || unsafe.StringData(got) == unsafe.StringData(long) {
+		t.Errorf("a label of %d bytes that shares the memory of the %d it was cut from", len(got), len(long))
+	}
+}

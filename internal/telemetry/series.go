@@ -61,7 +61,7 @@ const maxLabel = 253
 // fail a whole scrape. What is shown as "unknown" is kept as "".
 func cleanLabel(text string) string {
 	if len(text) > maxLabel {
-		text = text[:maxLabel]
+		text = strings.Clone(text[:maxLabel]) // a series lives longer than the text
 	}
 	if !utf8.ValidString(text) {
 		text = strings.ToValidUTF8(text, "_")

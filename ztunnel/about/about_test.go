@@ -2,6 +2,8 @@ package about
 
 import (
 	"net/netip"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,4 +99,41 @@ func TestSource(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A peer may say much, and what it says is remembered in records and metrics for
+// long: only names are taken, and nothing holds the rest of the header.
+func TestWhatACallerSaysIsNotHeld(t *testing.T) {
+	const callers, size = 200, 60 << 10
+	kept := make([]Caller, callers)
+	before := heap()
+	for i := range kept {
+		padding := strings.Repeat("x", size)
+		kept[i] = ParseCaller(hbone.Header{
+			{Name: route.HeaderBaggage, Value: "k8s.namespace.name=shop,padding=" + padding},
+			{Name: route.HeaderForwarded, Value: "host=cart.shop;by=" + padding},
+		})
+	}
+	if grown := heap() - before; grown > callers*size/10 {
+		t.Errorf("%d callers hold %d bytes", callers, grown)
+	}
+	if want := (Caller{Baggage: route.Baggage{Namespace: "shop"}, Forwarded: route.Forwarded{Host: "cart.shop"}}); kept[0] != want {
+		t.Errorf("caller = %+v, want %+v", kept[0], want)
+	}
+	long := strings.Repeat("n", 254)
+	got := ParseCaller(hbone.Header{
+		{Name: route.HeaderBaggage, Value: "k8s.namespace.name=" + long + ",service.name=" + long[1:]},
+		{Name: route.HeaderForwarded, Value: "host=" + long},
+	})
+	if want := (Caller{Baggage: route.Baggage{ServiceName: long[1:]}}); got != want {
+		t.Errorf("caller = %+v, want no name of more than 253 bytes", got)
+	}
+}
+
+// heap is what is in use after a collection.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -54,8 +54,8 @@ func ParseForwarded(value string) Forwarded {
 			if ap, err := netip.ParseAddrPort(v); err == nil && ap.Addr().Zone() == "" {
 				f.For = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 			}
-		case strings.EqualFold(name, "host") && f.Host == "" && isToken(v):
-			f.Host = v
+		case strings.EqualFold(name, "host") && f.Host == "" && isToken(v) && len(v) <= maxName:
+			f.Host = strings.Clone(v)
 		}
 	}
 	return f
@@ -154,9 +154,15 @@ func (b Baggage) String() string {
 	return strings.Join(out, ",")
 }
 
+// maxName is the most bytes of a name that a peer tells us: the longest that
+// Kubernetes allows. Names live on in records and metrics, long after the header
+// they came in, so they must neither be long nor keep that header alive.
+// Source: RFC 1123, section 2.1.
+const maxName = 253
+
 // ParseBaggage reads header lines. Of a member only what stands between the
 // first and the second '=' counts; unknown keys and values that could not be
-// written are left out, later members replace earlier ones.
+// written or are no names are left out, later members replace earlier ones.
 func ParseBaggage(lines ...string) Baggage {
 	var b Baggage
 	for _, line := range lines {
@@ -164,8 +170,8 @@ func ParseBaggage(lines ...string) Baggage {
 			key, value, _ := strings.Cut(member, "=")
 			value, _, _ = strings.Cut(value, "=")
 			value, _, _ = strings.Cut(value, ";")
-			if value = strings.TrimSpace(value); isToken(value) {
-				b.set(strings.TrimSpace(key), value)
+			if value = strings.TrimSpace(value); isToken(value) && len(value) <= maxName {
+				b.set(strings.TrimSpace(key), strings.Clone(value))
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -171,17 +172,21 @@ type listener struct {
 func (s *Server) Listen(ctx context.Context) error {
 	for _, want := range []struct {
 		name, addr string
+		setting    string // that names another address
 		open       func(context.Context, string) ([]net.Listener, error)
 		handler    http.Handler
 	}{
-		{"admin", s.cfg.Admin, s.openAdmin, guard(s.adminHandler())},
-		{"stats", s.cfg.Stats, open, s.statsHandler()},
-		{"readiness", s.cfg.Readiness, open, s.readyHandler()},
+		{"admin", s.cfg.Admin, "ADMIN_ADDR", s.openAdmin, guard(s.adminHandler())},
+		{"stats", s.cfg.Stats, "STATS_ADDR", open, s.statsHandler()},
+		{"readiness", s.cfg.Readiness, "READINESS_ADDR", open, s.readyHandler()},
 	} {
 		if want.addr == Off {
 			continue
 		}
 		all, err := want.open(ctx, want.addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w: stop what listens there, or choose another address by %s", err, want.setting)
+		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("%s server: %w", want.name, err), s.Close())
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,22 +15,30 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("ZTUNNEL_TEST_MAIN") != "" {
+		os.Exit(run(os.Args[1:]))
+	}
 	if mode := os.Getenv("AWAKE_TEST_CHILD"); mode != "" {
-		idleChild(mode == "on")
+		idleChild(mode == "on", os.Getenv("AWAKE_TEST_FOR"))
 		return
 	}
 	goleak.VerifyTestMain(m)
 }
 
 // idleChild is the process that the test looks at: it does what main does first,
-// is idle for half a second, and says how often its threads woke up meanwhile.
-func idleChild(on bool) {
+// is idle for so long, and says how often its threads woke up meanwhile.
+func idleChild(on bool, idle string) {
 	if err := keepMonitorAwake(on, os.Args, os.Environ()); err != nil {
 		fmt.Println("error:", err)
 		return
 	}
+	d, err := time.ParseDuration(idle)
+	if err != nil {
+		fmt.Println("error:", err)
+		return
+	}
 	before := wakeUps()
-	<-time.After(500 * time.Millisecond)
+	<-time.After(d)
 	fmt.Println(wakeUps()-before, os.Getenv("GODEBUG"), os.Args[1:])
 }
 
@@ -56,45 +63,65 @@ func wakeUps() (total int) {
 	return total
 }
 
-// The setting is in force in the process that goes on, not only in its
-// environment: a monitor that does not sleep wakes up every 10 ms, a sleeping
-// one hardly ever.
-func TestMonitorStaysAwake(t *testing.T) {
+// idle runs a child that is idle for d, and returns how often it woke up and the
+// rest of what it says.
+func idle(t *testing.T, mode, godebug string, d time.Duration) (wakeUps int, said string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "one", "two words")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GODEBUG=") }),
+		"AWAKE_TEST_CHILD="+mode, "AWAKE_TEST_FOR="+d.String())
+	if godebug != "" {
+		cmd.Env = append(cmd.Env, "GODEBUG="+godebug)
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, said, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+	if wakeUps, err = strconv.Atoi(number); err != nil {
+		t.Fatalf("the child says %q: %v", out, err)
+	}
+	return wakeUps, said
+}
+
+// The process starts itself again with its arguments and the setting, beside what
+// GODEBUG says already.
+func TestKeepMonitorAwake(t *testing.T) {
 	tests := []struct {
 		name    string
 		mode    string
 		godebug string // what is set before
 		want    string // GODEBUG of the process that goes on
-		awake   bool
 	}{
-		{"switched on", "on", "", "schedtrace=2000000000", true},
-		{"what GODEBUG says stays", "on", "madvdontneed=1", "madvdontneed=1,schedtrace=2000000000", true},
-		{"switched off", "off", "", "", false},
+		{"switched on", "on", "", "schedtrace=2000000000"},
+		{"what GODEBUG says stays", "on", "madvdontneed=1", "madvdontneed=1,schedtrace=2000000000"},
+		{"switched off", "off", "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "one", "two words")
-			cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GODEBUG=") }),
-				"AWAKE_TEST_CHILD="+tt.mode)
-			if tt.godebug != "" {
-				cmd.Env = append(cmd.Env, "GODEBUG="+tt.godebug)
-			}
-			var out bytes.Buffer
-			cmd.Stdout = &out
-			if err := cmd.Run(); err != nil {
-				t.Fatal(err)
-			}
-			var n int
-			if _, err := fmt.Sscan(out.String(), &n); err != nil {
-				t.Fatalf("the child says %q: %v", out.String(), err)
-			}
-			if rest := strings.TrimSpace(out.String()); rest != fmt.Sprintf("%d %s [one two words]", n, tt.want) {
-				t.Errorf("the child says %q, want GODEBUG %q and its arguments", rest, tt.want)
-			}
-			if tt.awake && n < 25 || !tt.awake && n > 20 {
-				t.Errorf("%d wake-ups in half a second of idling, awake should be %v (awake: about 50, asleep: a few)", n, tt.awake)
+			if _, said := idle(t, tt.mode, tt.godebug, time.Millisecond); said != tt.want+" [one two words]" {
+				t.Errorf("the child says %q, want GODEBUG %q and its arguments", said, tt.want)
 			}
 		})
+	}
+}
+
+// The setting is in force, not only in the environment: a monitor that does not
+// sleep wakes up again and again, a sleeping one a few times and never again. So
+// however loaded the machine is, the one overtakes the other if only both are
+// idle for long enough; without the setting they never differ.
+func TestMonitorStaysAwake(t *testing.T) {
+	const longest = 16 * time.Second
+	for d := 500 * time.Millisecond; ; d *= 2 {
+		asleep, _ := idle(t, "off", "", d)
+		awake, _ := idle(t, "on", "", d)
+		if awake > 3*asleep+10 {
+			return
+		}
+		t.Logf("idle for %v: %d wake-ups with the setting, %d without", d, awake, asleep)
+		if d >= longest {
+			t.Fatal("the setting makes no difference")
+		}
 	}
 }
 

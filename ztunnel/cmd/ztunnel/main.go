@@ -55,11 +55,36 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "ztunnel: start again with the monitor thread awake:", err)
 	}
 	cfg.Version = buildVersion()
-	log, err := telemetry.NewLogger(telemetry.LogConfig{JSON: opt.logJSON, Spec: opt.logLevel}, os.Stdout)
+	// Lines are written behind the connections' backs: whoever reads them may be
+	// slow.
+	queue := telemetry.NewLogQueue(os.Stdout, 0)
+	log, err := telemetry.NewLogger(telemetry.LogConfig{JSON: opt.logJSON, Spec: opt.logLevel}, queue)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ztunnel: RUST_LOG:", err)
 		return exitUsage
 	}
+	var writer lifecycle.Group
+	writing, stopWriting := context.WithCancel(context.Background())
+	writer.Go(writing, "log", func(writing context.Context) {
+		if err := queue.Run(writing); err != nil {
+			fmt.Fprintln(os.Stderr, "ztunnel: log:", err)
+		}
+	})
+	err = serve(cfg, opt, log)
+	stopWriting()
+	writer.Wait()
+	if n := queue.Dropped(); n > 0 {
+		log.Zap().Warn("log lines were dropped because their reader was too slow", zap.Uint64("lines", n))
+	}
+	if err != nil {
+		log.Zap().Error("ztunnel has ended", zap.Error(err))
+		return exitFailed
+	}
+	return 0
+}
+
+// serve runs the proxy until somebody asks it to end.
+func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
 	runtime.GOMAXPROCS(opt.threads)
 	if limit, err := lifecycle.LimitMemory(os.DirFS("/"), os.Environ()); err != nil {
 		log.Zap().Warn("memory limit of the cgroup cannot be read", zap.Error(err))
@@ -72,14 +97,10 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	z, err := ztunnel.New(cfg, ztunnel.Deps{Log: log, Environ: os.Environ()})
-	if err == nil {
-		err = z.Run(ctx)
-	}
 	if err != nil {
-		log.Zap().Error("ztunnel has ended", zap.Error(err))
-		return exitFailed
+		return err
 	}
-	return 0
+	return z.Run(ctx)
 }
 
 // version is what --version says.

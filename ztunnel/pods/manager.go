@@ -87,7 +87,8 @@ type Manager struct {
 
 	// mu guards the fields below.
 	mu    sync.RWMutex
-	index map[policy.Subject]*proxy // those that are up
+	index map[policy.Subject]*proxy // those that are up; of two with the same names, one
+	up    []*proxy                  // all that are up
 	list  []Status                  // all, by uid
 
 	// Owned by Run.
@@ -266,6 +267,7 @@ func (m *Manager) stop(p *pod, cause error) {
 	if m.index[p.proxy.subject] == p.proxy {
 		delete(m.index, p.proxy.subject)
 	}
+	m.up = slices.DeleteFunc(slices.Clone(m.up), func(x *proxy) bool { return x == p.proxy })
 	m.mu.Unlock()
 	p.proxy.stop(cause)
 	p.proxy = nil
@@ -305,6 +307,7 @@ func (m *Manager) retryPending(r *run) {
 // change.
 func (m *Manager) publish() {
 	index := make(map[policy.Subject]*proxy, len(m.pods))
+	up := make([]*proxy, 0, len(m.pods))
 	list := make([]Status, 0, len(m.pods))
 	pending := 0
 	for _, uid := range slices.Sorted(maps.Keys(m.pods)) {
@@ -312,15 +315,17 @@ func (m *Manager) publish() {
 		list = append(list, Status{UID: uid, Info: p.info, Up: p.proxy != nil, Err: p.err})
 		if p.proxy != nil {
 			index[p.proxy.subject] = p.proxy
+			up = append(up, p.proxy)
 		} else {
 			pending++
 		}
 	}
 	if m.self != nil && m.self.pod.proxy != nil {
 		index[m.self.pod.proxy.subject] = m.self.pod.proxy
+		up = append(up, m.self.pod.proxy)
 	}
 	m.mu.Lock()
-	m.index, m.list = index, list
+	m.index, m.up, m.list = index, up, list
 	m.mu.Unlock()
 	m.metrics.Active.Set(float64(len(list) - pending))
 	m.metrics.Pending.Set(float64(pending))

@@ -37,7 +37,7 @@ func (m *Manager) users(id identity.ID) []*proxy {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var out []*proxy
-	for _, x := range m.index {
+	for _, x := range m.up {
 		x.mu.Lock()
 		if x.identity == id {
 			out = append(out, x)
@@ -53,8 +53,8 @@ func (m *Manager) PictureChanged(snap *workload.Snapshot) {
 	m.deps.Gate.Changed()
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	for subject, x := range m.index {
-		if w, ok := snap.LookupPod(subject); ok && !w.Identity.IsZero() {
+	for _, x := range m.up {
+		if w, ok := snap.LookupPod(x.subject); ok && !w.Identity.IsZero() {
 			x.speakAs(m.deps.Certs, w.Identity)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/capture"
 )
 
@@ -202,5 +203,31 @@ func TestDelCutsAtOnce(t *testing.T) {
 				return nil
 			})
 		})
+	}
+}
+
+// A pod that starts again under its name may be there before the one before it
+// has gone. A root that is removed concerns both.
+func TestTwoPodsOfOneNameAreBothTold(t *testing.T) {
+	b := newBench(t)
+	for _, uid := range []string{"old", "young"} {
+		clone, err := netnstest.New(t).Clone()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Add(t.Context(), uid, info("a"), clone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id, err := identity.NewID(workload.DefaultTrustDomain, "shop", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(b.users(id)); got != 2 {
+		t.Errorf("a new certificate of %v is told to %d pods, want 2", id, got)
+	}
+	b.del("old")
+	if got := b.users(id); len(got) != 1 || b.Neighbour(subjectOf("a")) != got[0] {
+		t.Errorf("after one has gone %d are told, and the neighbour is %v", len(got), b.Neighbour(subjectOf("a")))
 	}
 }

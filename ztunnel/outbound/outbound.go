@@ -54,7 +54,7 @@ type certificates interface {
 var _ certificates = (*identity.Manager)(nil)
 
 // Deps are the collaborators of an [Outbound]. All fields are required, but for
-// Neighbours and HTrace.
+// Neighbours, Stopping and HTrace.
 type Deps struct {
 	Records *telemetry.Records
 	State   *workload.Store
@@ -63,6 +63,9 @@ type Deps struct {
 	// Neighbours finds the pods of this node; nil means that there is no local
 	// path.
 	Neighbours Neighbours
+	// Stopping is closed when the process begins to stop, before any of its pods
+	// stops; nil means never.
+	Stopping <-chan struct{}
 	// HTrace is told about tunnels; may be nil.
 	HTrace *hbone.Trace
 }
@@ -77,14 +80,12 @@ type Outbound struct {
 	gate       *policy.Gate
 	certs      certificates
 	neighbours Neighbours
+	stopping   <-chan struct{}
 	pool       *hbone.Pool
 
 	// watchers are the goroutines that look after witnesses. They live only
 	// while local connections do, whose goroutines Run waits for first.
 	watchers lifecycle.Group
-
-	// leaving is closed when the process has begun to stop.
-	leaving chan struct{}
 
 	// Any goroutine.
 	peers     peers
@@ -101,11 +102,11 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 	cfg.RetryTime = cmp.Or(cfg.RetryTime, 15*time.Second)
 	o := &Outbound{
 		cfg: cfg, pod: pod,
-		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs, neighbours: deps.Neighbours,
+		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs,
+		neighbours: deps.Neighbours, stopping: deps.Stopping,
 		peers:     peers{byKey: make(map[hbone.Key]identity.Peer)},
 		witnesses: witnesses{all: make(map[hbone.Key]*witness)},
 		flights:   make(map[*flight]struct{}),
-		leaving:   make(chan struct{}),
 	}
 	o.pool = hbone.NewPool(cfg.Pool, o.peers.watch(deps.HTrace))
 	return o
@@ -115,8 +116,6 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 // go on until they or life end. When Run has returned nothing is left. It may be
 // called once.
 func (o *Outbound) Run(ctx, life context.Context, ln *capture.Listener) error {
-	stop := context.AfterFunc(ctx, func() { close(o.leaving) })
-	defer stop()
 	defer o.pool.Close()
 	defer o.watchers.Wait()
 	return ln.Serve(ctx, life, "outbound", o.Serve)

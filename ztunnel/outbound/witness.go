@@ -107,7 +107,7 @@ func (w *witness) watch(ctx context.Context) {
 		try, cancel := context.WithTimeout(ctx, witnessTime)
 		alive, err := w.owner.pool.Ensure(try, w.target)
 		cancel()
-		if ctx.Err() != nil || (err != nil && gone(w.owner.leaving)) {
+		if ctx.Err() != nil || (err != nil && gone(w.owner.stopping)) {
 			return // a process that stops closes its own tunnels: that says nothing
 		}
 		if err != nil {

@@ -29,7 +29,7 @@ type anywhere struct{ Neighbour }
 func (anywhere) HasAddr(netip.Addr) bool { return true }
 
 // readyCerts has a certificate for everybody.
-type readyCerts struct{ certificates }
+type readyCerts struct{}
 
 func (readyCerts) Peek(identity.ID) (*identity.Certificate, bool) { return nil, true }
 func (readyCerts) Get(context.Context, identity.ID) (*identity.Certificate, error) {

@@ -291,8 +291,11 @@ func TestBindConflictOfAdmin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := z.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
-			t.Errorf("%s: Run = %v, want that the address is in use", where, err)
+		err = z.Run(t.Context())
+		for _, word := range []string{l.Addr().String(), "address already in use", strings.ToUpper(where) + "_ADDR"} {
+			if err == nil || !strings.Contains(err.Error(), word) {
+				t.Errorf("%s: Run = %v, want it to say %q", where, err, word)
+			}
 		}
 	}
 }
@@ -305,6 +308,30 @@ func TestReadinessTransitions(t *testing.T) {
 	if got := n1.z.get(t, "readiness", "/healthz/ready"); got != "ready\n" {
 		t.Errorf("readiness says %q, want ready", got)
 	}
+	// A pod that cannot be served is named until it can, or is gone.
+	p := m.pod(n1, "stuck")
+	squatter := p.squat(t, 15008)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := n1.agent.Add(ctx, p.zds()); err == nil {
+		t.Error("the pod is served although its port is taken")
+	}
+	if got := n1.z.get(t, "readiness", "/healthz/ready"); !strings.Contains(got, "shop/stuck") {
+		t.Errorf("readiness says %q, want the pod that is not served", got)
+	}
+	if err := n1.agent.Del(ctx, p.uid); err != nil {
+		t.Fatal(err)
+	}
+	squatter.Close()
+	n1.z.ready(t)
+	// Before there is a control plane, both first lists are missing.
+	early := n1.build(n1.config())
+	for _, task := range []string{"control plane", "CNI agent"} {
+		if pending := strings.Join(early.Ready(), ", "); !strings.Contains(pending, task) {
+			t.Errorf("before it runs %q is pending, want %s too", pending, task)
+		}
+	}
+	early.Close()
 	n1.stopAgent()
 	eventually(t, "not ready without the agent", func() error {
 		if got := n1.z.get(t, "readiness", "/healthz/ready"); !strings.Contains(got, "CNI agent") {

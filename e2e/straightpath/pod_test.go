@@ -105,6 +105,21 @@ func (p *pod) enrol() {
 	p.add()
 	p.tell(true)
 	p.m.settled(p)
+	p.certified()
+}
+
+// certified waits until p's node has its certificate: until then connections to p
+// take a tunnel that waits for it, and no local path.
+func (p *pod) certified() {
+	p.m.t.Helper()
+	eventually(p.m.t, p.n.name+" has the certificate of "+p.name, func() error {
+		for _, c := range p.n.z.dump(p.m.t).Certificates {
+			if strings.HasSuffix(c.Identity, "/ns/"+p.namespace+"/sa/"+p.account) && c.State == "Available" {
+				return nil
+			}
+		}
+		return errors.New("it has not")
+	})
 }
 
 // add does the same, but tells the control plane nothing.

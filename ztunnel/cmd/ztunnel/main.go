@@ -22,6 +22,9 @@ import (
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
+// version is set by the build.
+var version = "dev"
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 // Exit statuses. Source: sysexits.h for the second.
@@ -40,7 +43,7 @@ func run(args []string) int {
 		printSettings(os.Stdout)
 		return 0
 	case errors.Is(err, errVersion):
-		fmt.Println(version())
+		fmt.Println(versionLine())
 		return 0
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "ztunnel:", err)
@@ -103,8 +106,8 @@ func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
 	return z.Run(ctx)
 }
 
-// version is what --version says.
-func version() string {
+// versionLine is what --version says.
+func versionLine() string {
 	text := "ztunnel " + buildVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
 	if ztunnel.FIPS() {
 		return text + ", FIPS 140-3 module in force"
@@ -115,8 +118,8 @@ func version() string {
 // buildVersion is the version of the module, or the commit it was built from.
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "dev"
+	if !ok || version != "dev" {
+		return version
 	}
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v

@@ -68,9 +68,9 @@ func (w Workload) check() error {
 type Source uint8
 
 const (
-	SourceIfPossible Source = iota // the client's
-	SourceAlways                   // the client's; no start where the kernel refuses
-	SourceNever                    // one of the pod itself
+	SourceClient Source = iota // the client's
+	SourceAlways               // the client's; no start where the kernel refuses
+	SourceNever                // one of the pod itself: needs no privilege and no rules
 )
 
 // Upstream is one service of the control plane.

@@ -206,12 +206,11 @@ func (n *NS) visit(fn func() error) error {
 // visitFrom is visit with the descriptors of home and of the namespace at hand.
 func (n *NS) visitFrom(home, fd int, fn func() error) (err error) {
 	runtime.LockOSThread()
-	if n.same { // a thread of a fresh goroutine is at home
-		defer runtime.UnlockOSThread()
-		return fn()
-	}
 	if err := enter(fd); err != nil {
-		runtime.UnlockOSThread() // we never left
+		defer runtime.UnlockOSThread() // we never left
+		if n.same && errors.Is(err, unix.EPERM) {
+			return fn() // who may not leave home is there
+		}
 		return fmt.Errorf("enter netns %s: %w", n.name, err)
 	}
 	defer func() { // also when fn panics: nobody may recover in a foreign stack

@@ -233,7 +233,7 @@ func (r *reader) dedicated() ztunnel.Workload {
 func (r *reader) source() ztunnel.Source {
 	switch {
 	case r.env["ENABLE_ORIG_SRC"] == "":
-		return ztunnel.SourceIfPossible
+		return ztunnel.SourceClient
 	case r.boolean("ENABLE_ORIG_SRC", true):
 		return ztunnel.SourceAlways
 	default:

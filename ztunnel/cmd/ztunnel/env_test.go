@@ -220,7 +220,7 @@ func TestDedicated(t *testing.T) {
 
 func TestOriginalSource(t *testing.T) {
 	for value, want := range map[string]ztunnel.Source{
-		"": ztunnel.SourceIfPossible, "true": ztunnel.SourceAlways, "false": ztunnel.SourceNever,
+		"": ztunnel.SourceClient, "true": ztunnel.SourceAlways, "false": ztunnel.SourceNever,
 	} {
 		if cfg, _ := mustLoad(t, worldOf(map[string]string{"ENABLE_ORIG_SRC": value}, nil)); cfg.Capture.Source != want {
 			t.Errorf("ENABLE_ORIG_SRC=%q is %v, want %v", value, cfg.Capture.Source, want)

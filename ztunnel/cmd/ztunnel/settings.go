@@ -65,7 +65,7 @@ var settings = []setting{
 	{env: "KEEPALIVE_TIME", def: "180s", help: "idle time before the first probe"},
 	{env: "KEEPALIVE_INTERVAL", def: "180s", help: "time between probes"},
 	{env: "KEEPALIVE_RETRIES", def: "9", help: "probes without an answer before giving up"},
-	{env: "ENABLE_ORIG_SRC", help: "show applications their clients' addresses: true insists at start, false does not; unset: where the kernel allows it"},
+	{env: "ENABLE_ORIG_SRC", help: "false: applications see the pod itself as their client, which needs no privilege; true: no start without the privilege to show them the client"},
 	{env: "IPV6_ENABLED", def: "true", help: "listen on IPv6 too"},
 	{env: "LOCALHOST_APP_TUNNEL", def: "true", help: "reach applications that read the PROXY header over loopback"},
 	{env: "ENABLE_RESPONSE_BAGGAGE", def: "true", help: "tell callers about the destination"},

@@ -150,7 +150,10 @@ func explainCopy(err error) error {
 	if _, ok := errors.AsType[*streamio.CopyError](err); ok || err == nil {
 		return telemetry.ExplainCopy(telemetry.Inbound, err)
 	}
+	_, ours := errors.AsType[*telemetry.Error](err)
 	switch {
+	case ours, errors.Is(err, hbone.ErrDrainTimeout):
+		return explainCut(err) // also when it reached us as the loss of the tunnel that we cut
 	case isPeer(err):
 		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultPeer, Err: err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"net/netip"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
@@ -50,6 +53,31 @@ func TestStatusOf(t *testing.T) {
 			}
 			if got := telemetry.FlagOf(tt.err); got != tt.flag {
 				t.Errorf("flag %v, want %v", got, tt.flag)
+			}
+		})
+	}
+}
+
+// Whose fault the end of a pipe was: what we cut ourselves is not the peer's, even
+// when the loss of the tunnel was seen first.
+func TestExplainCopy(t *testing.T) {
+	lost := func(why error) error { return fmt.Errorf("%w: %w", hbone.ErrConnLost, why) }
+	removed := &telemetry.Error{Stage: telemetry.StageDrain, Fault: telemetry.FaultLocal, Err: errors.New("removed")}
+	for _, tt := range []struct {
+		name  string
+		err   error
+		stage telemetry.Stage
+		fault telemetry.Fault
+	}{
+		{"the tunnel was lost", lost(io.EOF), telemetry.StageCopy, telemetry.FaultPeer},
+		{"the grace period is over", hbone.ErrDrainTimeout, telemetry.StageDrain, telemetry.FaultLocal},
+		{"the grace period is over, by the word of the tunnel", lost(hbone.ErrDrainTimeout), telemetry.StageDrain, telemetry.FaultLocal},
+		{"the pod was removed, by the word of the tunnel", lost(removed), telemetry.StageDrain, telemetry.FaultLocal},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, ok := errors.AsType[*telemetry.Error](explainCopy(tt.err))
+			if !ok || got.Stage != tt.stage || got.Fault != tt.fault {
+				t.Errorf("explained as %+v, want stage %v and fault %v", got, tt.stage, tt.fault)
 			}
 		})
 	}

@@ -161,3 +161,17 @@ func transient(err error) bool {
 	var goAway *GoAwayError
 	return errors.As(err, &goAway)
 }
+
+// OfTunnel reports whether err is about the tunnel: a reset or GOAWAY of the
+// peer, or the loss of the connection, rather than about the application's side
+// or a cut of our own.
+func OfTunnel(err error) bool {
+	if _, ok := errors.AsType[*ResetError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*GoAwayError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*ConnError](err)
+	return ok || errors.Is(err, ErrPingTimeout) || errors.Is(err, ErrConnLost)
+}

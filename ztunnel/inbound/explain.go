@@ -154,24 +154,12 @@ func explainCopy(err error) error {
 	switch {
 	case ours, errors.Is(err, hbone.ErrDrainTimeout):
 		return explainCut(err) // also when it reached us as the loss of the tunnel that we cut
-	case isPeer(err):
+	case hbone.OfTunnel(err):
 		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultPeer, Err: err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultApp, Err: err}
 	}
 	return explainCut(err)
-}
-
-// isPeer reports whether err is about the tunnel rather than the application.
-func isPeer(err error) bool {
-	if _, ok := errors.AsType[*hbone.ResetError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*hbone.GoAwayError](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[*hbone.ConnError](err)
-	return ok || errors.Is(err, hbone.ErrPingTimeout) || errors.Is(err, hbone.ErrConnLost)
 }
 
 // explainCut says why a connection was ended by us.

@@ -75,7 +75,7 @@ func explainOpen(plan route.Plan, err error) error {
 		}
 		return telemetry.ExplainDial(plan.Hop, de.Err)
 	}
-	if isPeer(err) || errors.Is(err, errWitnessLost) || errors.Is(err, hbone.ErrOpenTimeout) || errors.Is(err, hbone.ErrDraining) {
+	if hbone.OfTunnel(err) || errors.Is(err, errWitnessLost) || errors.Is(err, hbone.ErrOpenTimeout) || errors.Is(err, hbone.ErrDraining) {
 		return &telemetry.Error{Stage: telemetry.StageConnect, Fault: telemetry.FaultPeer, Err: err}
 	}
 	return explainCut(err)
@@ -117,24 +117,12 @@ func explainCopy(err error) error {
 		return telemetry.ExplainCopy(telemetry.Outbound, err)
 	}
 	switch {
-	case isPeer(err):
+	case hbone.OfTunnel(err):
 		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultPeer, Err: err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &telemetry.Error{Stage: telemetry.StageCopy, Fault: telemetry.FaultApp, Err: err}
 	}
 	return explainCut(err)
-}
-
-// isPeer reports whether err is about the tunnel rather than the application.
-func isPeer(err error) bool {
-	if _, ok := errors.AsType[*hbone.ResetError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*hbone.GoAwayError](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[*hbone.ConnError](err)
-	return ok || errors.Is(err, hbone.ErrPingTimeout) || errors.Is(err, hbone.ErrConnLost)
 }
 
 // explainCut says why a connection was ended by us.

@@ -31,6 +31,9 @@ func Run(ctx context.Context, l *lab.Lab, lines []Line, tell func(Result)) []Res
 			break
 		}
 		r := runLine(ctx, l, line)
+		if ctx.Err() != nil {
+			break // an interruption says nothing about the line
+		}
 		results = append(results, r)
 		tell(r)
 	}
@@ -75,6 +78,9 @@ func RunFaults(ctx context.Context, l *lab.Lab, faults []Fault, tell func(Result
 		r := Result{Line: f.Line, Says: f.Does, Fault: f.Name, Passed: err == nil, Evidence: seen, Seconds: time.Since(start).Seconds()}
 		if err != nil {
 			r.Evidence, r.Error = "", err.Error()
+		}
+		if ctx.Err() != nil {
+			break // an interruption says nothing about the line
 		}
 		results = append(results, r)
 		tell(r)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,28 +16,34 @@ import (
 
 // malicious_calls_inpod. Whoever calls a port of the mesh by its number gets
 // nowhere: no loop, no admin page, no plaintext around the policy. Only the
-// application's port answers.
+// application's port answers, and of ztunnel's own pod its metrics, to a neighbour
+// outside the mesh its readiness too.
 func TestMaliciousCallsInPod(t *testing.T) {
 	m := newMesh(t)
-	n1 := m.node("n1")
+	n1, proxy := m.selfNode("n1")
 	captured, other, outside := m.enrolled(n1, "client"), m.enrolled(n1, "server"), m.pod(nil, "outside")
 	other.echo(80)
 	captured.echo(80)
 	localhost := netip.MustParseAddr("127.0.0.1")
 
 	for _, client := range []*pod{captured, outside} {
-		for target, addr := range map[string]netip.Addr{"self": client.ip, "localhost": localhost, "other": other.ip} {
+		for target, addr := range map[string]netip.Addr{"self": client.ip, "localhost": localhost, "other": other.ip, "ztunnel pod": proxy.ip} {
 			for _, port := range []uint16{15001, 15006, 15008, 80, 15000, 15020, 15021} {
 				t.Run(fmt.Sprintf("%s calls port %d of %s", client.name, port, target), func(t *testing.T) {
 					answers := port == 80 && (target == "other" || client == captured)
+					if target == "ztunnel pod" {
+						answers = port == 15020 || port == 15021 && client == outside
+					}
 					got, err := client.ask(t, netip.AddrPortFrom(addr, port))
 					switch {
-					case answers && err != nil:
-						t.Errorf("no answer: %v", err)
+					case answers && (err != nil || got == ""):
+						t.Errorf("answered %q, %v", got, err)
 					case !answers && err == nil && got != "":
 						t.Errorf("answered %q", got)
 					case errors.Is(err, os.ErrDeadlineExceeded):
 						t.Error("no end: is it a loop?")
+					case strings.Contains(got, `"workloads"`):
+						t.Errorf("the administration answered: %q", got)
 					}
 				})
 			}

@@ -32,7 +32,7 @@ func TestWatchRoots(t *testing.T) {
 		defer func() { cancel(); wg.Wait() }()
 		want := func(why string, after time.Duration, n int) {
 			t.Helper()
-			time.Sleep(after)
+			<-time.After(after)
 			synctest.Wait()
 			if got := int(calls.Load()); got != n {
 				t.Errorf("%s: %d calls, want %d", why, got, n)

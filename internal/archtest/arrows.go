@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"internal/lifecycle":  nil,
 	"internal/netns":      nil,
 	"internal/grpcclient": nil,
+	"internal/sockowner":  nil,
 	"internal/yamldir":    nil,
 
 	// Level 1.
@@ -44,7 +45,7 @@ var arrows = map[string][]string{
 	// Level 3: components. The root package of each is its assembly.
 	"ztunnel": {
 		"ztunnel/...", "internal/identity", "internal/caclient", "internal/grpcclient", "internal/hbone", "internal/netns",
-		"internal/policy", "internal/telemetry", "internal/workload", "internal/xds", "internal/zds",
+		"internal/policy", "internal/sockowner", "internal/telemetry", "internal/workload", "internal/xds", "internal/zds",
 	},
 	"ztunnel/capture": {"internal/netns", "internal/workload"},
 	"ztunnel/route":   {"internal/workload", "internal/identity", "internal/policy", "internal/hbone"},
@@ -55,7 +56,7 @@ var arrows = map[string][]string{
 	},
 	"ztunnel/inbound": {
 		"ztunnel/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
-		"internal/hbone", "internal/streamio", "internal/telemetry",
+		"internal/hbone", "internal/sockowner", "internal/streamio", "internal/telemetry",
 	},
 	"ztunnel/pods": {
 		"ztunnel/capture", "ztunnel/outbound", "ztunnel/inbound", "internal/zds", "internal/netns", "internal/hbone",
@@ -79,7 +80,7 @@ var arrows = map[string][]string{
 	"istiod-lite/gateways":  {"istiod-lite/model"},
 	"istiod-lite/status":    {"istiod-lite/model"},
 
-	"cni":          {"cni/...", "internal/netns", "internal/zds", "internal/yamldir", "internal/telemetry"},
+	"cni":          {"cni/...", "internal/netns", "internal/sockowner", "internal/zds", "internal/yamldir", "internal/telemetry"},
 	"cni/event":    nil,
 	"cni/plugin":   {"cni/event"},
 	"cni/agent":    {"cni/event", "cni/redirect", "internal/zds", "internal/netns", "internal/yamldir"},

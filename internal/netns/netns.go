@@ -33,6 +33,8 @@ type NS struct {
 
 	// route guards the rtnetlink socket of HasAddr.
 	route routeSocket
+	// track guards the netfilter socket of OriginalPacketDst.
+	track trackSocket
 
 	close sync.Once
 	err   error // of close
@@ -167,7 +169,7 @@ func (n *NS) Clone() (*NS, error) {
 // Close lets go of the namespace. What was made inside it lives on.
 func (n *NS) Close() error {
 	n.close.Do(func() {
-		n.err = errors.Join(n.file.Close(), n.route.close(), n.home.Close())
+		n.err = errors.Join(n.file.Close(), n.route.close(), n.track.close(), n.home.Close())
 	})
 	return n.err
 }

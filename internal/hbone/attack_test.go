@@ -39,17 +39,29 @@ type attacker struct {
 func newAttacker(t testing.TB, n *node) *attacker {
 	t.Helper()
 	a := newSilent(t, n)
+	a.begin(n)
+	return a
+}
+
+// begin does both handshakes.
+func (a *attacker) begin(n *node) {
+	a.t.Helper()
 	a.handshake(n)
 	a.write([]byte(http2.ClientPreface))
 	a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
 	a.flush()
-	return a
 }
 
 // newSilent connects TCP only.
 func newSilent(t testing.TB, n *node) *attacker {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	return newSilentFrom(t, n, net.IPv4(127, 0, 0, 2))
+}
+
+// newSilentFrom connects TCP only, from an address of loopback.
+func newSilentFrom(t testing.TB, n *node, from net.IP) *attacker {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}
 	raw, err := d.Dial("tcp", n.addr.String())
 	if err != nil {
 		t.Fatal(err)

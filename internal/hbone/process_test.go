@@ -103,6 +103,9 @@ func TestProxyProcess(t *testing.T) {
 		n := &node{t: t, certs: certs, addr: netip.MustParseAddrPort(peer), pool: NewPool(PoolConfig{}, nil)}
 		t.Cleanup(n.pool.Close)
 		addr = n.entry(app, nil)
+	case "attacked":
+		n := newNode(t, nodeConfig{certs: certs, server: ServerConfig{Handle: attacked}})
+		addr = n.addr.String()
 	case "xnet-in":
 		addr = newTheirs(t, certs, pooled.inbound).addr
 	case "fresh-in":

@@ -1,19 +1,18 @@
 package hbone
 
 import (
-	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
+	"unsafe"
 )
 
 // slowAttacks are those that BenchmarkVictim adds to attacks: they are not
@@ -24,64 +23,141 @@ var slowAttacks = []attack{
 	{name: "100 slow readers"},
 }
 
-// attackerEnv makes TestAttackerProcess attack: "address name".
-const attackerEnv = "HBONE_ATTACK"
+const (
+	// phaseTime is how long the victim is looked at beside each neighbour.
+	phaseTime = 500 * time.Millisecond
+	// victimPace is the time between two round trips of the victim.
+	victimPace = 500 * time.Microsecond
+	// openEvery is how many round trips there are for each stream opened.
+	openEvery = 4
+)
 
 // BenchmarkVictim measures what an honest peer notices while another process
 // attacks the same server as fast as it can, reconnecting whenever it is sent
-// away: the victim's p99 of a round trip on an open stream and of opening one,
-// before and during, and how much resident memory the server's process gains
-// and keeps.
+// away. Two cores are shared by three processes, so a neighbour that is merely
+// busy slows the victim too; therefore the neighbours take turns:
+//
+//	calm    none
+//	attack  the attacker
+//	spin    a process that computes as much as the attacker did
+//	honest  a peer of the server that echoes, computing as much
+//
+// What attack is over the slower of spin and honest is due to what it does to
+// the server. In "apart" the neighbour has a core for itself, and server and
+// victim share the other.
+//
+// One operation is one turn of each; a p99 wants -benchtime 10x or more.
 func BenchmarkVictim(b *testing.B) {
-	for _, tt := range slices.Concat(attacks, slowAttacks) {
-		b.Run(strings.ReplaceAll(tt.name, " ", "_"), func(b *testing.B) {
-			n := newNode(b, nodeConfig{server: ServerConfig{Handle: attacked}})
-			s := n.open("10.0.0.2:80")
-			wantEcho(b, s)
-			victimP99(b, s, 300*time.Millisecond)
-			calmP99, calmOpen := victimP99(b, s, time.Second)
-			rss := residentBytes(b)
-			stop := startAttacker(b, n, tt.name)
-			p99, open := victimP99(b, s, 2*time.Second)
-			grown := residentBytes(b) - rss
-			stop()
-			b.ReportMetric(calmP99, "calm-p99-us")
-			b.ReportMetric(p99, "p99-us")
-			b.ReportMetric(calmOpen, "calm-open-us")
-			b.ReportMetric(open, "open-us")
-			b.ReportMetric(grown/(1<<20), "MiB-grown")
-			runtime.GC()
-			b.ReportMetric(float64(heapBytes())/(1<<20), "MiB-heap-after")
-			b.ReportMetric(0, "ns/op")
-		})
+	for _, apart := range []bool{false, true} {
+		where := "together"
+		if apart {
+			where = "apart"
+		}
+		for _, tt := range slices.Concat(attacks, slowAttacks) {
+			b.Run(where+"/"+strings.ReplaceAll(tt.name, " ", "_"), func(b *testing.B) { benchVictim(b, tt.name, apart) })
+		}
 	}
 }
 
-// victimP99 measures round trips and opens, paced, for d.
-func victimP99(b *testing.B, s *Stream, d time.Duration) (roundTrip, open float64) {
-	b.Helper()
-	var trips, opens []time.Duration
-	tick := time.NewTicker(2 * time.Millisecond)
+func benchVictim(b *testing.B, attack string, apart bool) {
+	certs := newCerts(b)
+	server := startProxy(b, certs, "attacked", "-", "-")
+	v := &victim{b: b, node: &node{t: b, certs: certs, addr: netip.MustParseAddrPort(server.addr), pool: NewPool(PoolConfig{}, nil)}}
+	b.Cleanup(v.node.pool.Close)
+	neighbourCore := -1
+	if apart {
+		neighbourCore = 1
+		pin(b, server.cmd.Process.Pid, 0)
+		pin(b, os.Getpid(), 0)
+		b.Cleanup(func() { pin(b, os.Getpid(), -1) })
+	}
+	v.stream = v.node.open("10.0.0.2:80")
+	v.look(phaseTime) // warm
+
+	seen := map[string]*latencies{"calm": {}, "attack": {}, "spin": {}, "honest": {}}
+	rss, grown, share := server.resident(b), 0.0, 0.0
+	for turn := range b.N {
+		seen["calm"].add(v.look(phaseTime))
+		how := neighbourOrder{Addr: server.addr, What: "attack", Attack: attack, Turn: turn, Core: neighbourCore}
+		got, busy := v.beside(how)
+		seen["attack"].add(got)
+		share += busy / float64(b.N)
+		grown = max(grown, server.resident(b)-rss)
+		for _, what := range []string{"spin", "honest"} {
+			how.What, how.Share = what, busy
+			got, _ := v.beside(how)
+			seen[what].add(got)
+		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(seen)) {
+		b.ReportMetric(percentile(seen[what].trips, 0.99), what+"-p99-us")
+		b.ReportMetric(percentile(seen[what].opens, 0.99), what+"-open-p99-us")
+	}
+	control := max(percentile(seen["spin"].trips, 0.99), percentile(seen["honest"].trips, 0.99))
+	b.ReportMetric(percentile(seen["attack"].trips, 0.99)/control, "over-control")
+	b.ReportMetric(share, "neighbour-cores")
+	b.ReportMetric(grown/(1<<20), "MiB-grown")
+	b.ReportMetric(float64(len(seen["attack"].trips)), "trips")
+	b.ReportMetric(0, "ns/op")
+}
+
+// victim is an honest peer with one open stream.
+type victim struct {
+	b      *testing.B
+	node   *node
+	stream *Stream
+}
+
+// latencies are what a victim has seen.
+type latencies struct{ trips, opens []time.Duration }
+
+func (l *latencies) add(o latencies) {
+	l.trips, l.opens = append(l.trips, o.trips...), append(l.opens, o.opens...)
+}
+
+// beside looks while a neighbour is at work, and says of how many cores it made
+// use.
+func (v *victim) beside(how neighbourOrder) (seen latencies, share float64) {
+	n := startNeighbour(v.b, v.node.certs, how)
+	defer n.stop()
+	cpu, begun := n.cpu(), time.Now()
+	seen = v.look(phaseTime)
+	return seen, (n.cpu() - cpu).Seconds() / time.Since(begun).Seconds()
+}
+
+// look measures round trips and opens, paced, for d.
+func (v *victim) look(d time.Duration) (seen latencies) {
+	v.b.Helper()
+	tick := time.NewTicker(victimPace)
 	defer tick.Stop()
-	var node = s.c
 	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
 		start := time.Now()
-		wantEcho(b, s)
-		trips = append(trips, time.Since(start))
-		start = time.Now()
-		if !node.acquire(100) {
-			b.Fatal("the victim's connection is gone")
+		wantEcho(v.b, v.stream)
+		seen.trips = append(seen.trips, time.Since(start))
+		if len(seen.trips)%openEvery == 0 {
+			seen.opens = append(seen.opens, v.open())
 		}
-		o, err := node.open(b.Context(), request(b, "10.0.0.2:80"), openTimes{time.Minute, time.Minute})
-		if err != nil {
-			b.Fatal(err)
-		}
-		opens = append(opens, time.Since(start))
-		o.CloseWrite()
-		o.Read(make([]byte, 1))
-		o.Close()
 	}
-	return percentile(trips, 0.99), percentile(opens, 0.99)
+	return seen
+}
+
+// open opens a stream on the victim's connection, closes it, and says how long
+// the opening took.
+func (v *victim) open() time.Duration {
+	v.b.Helper()
+	if !v.stream.c.acquire(100) {
+		v.b.Fatal("the victim's connection is gone")
+	}
+	start := time.Now()
+	s, err := v.stream.c.open(v.b.Context(), request(v.b, "10.0.0.2:80"), openTimes{time.Minute, time.Minute})
+	took := time.Since(start)
+	if err != nil {
+		v.b.Fatal(err)
+	}
+	s.CloseWrite()
+	s.Read(make([]byte, 1))
+	s.Close()
+	return took
 }
 
 // percentile is the p-quantile in microseconds.
@@ -90,9 +166,10 @@ func percentile(d []time.Duration, p float64) float64 {
 	return float64(d[int(p*float64(len(d)-1))].Microseconds())
 }
 
-// residentBytes is the resident memory of this process.
-func residentBytes(b *testing.B) float64 {
-	text, err := os.ReadFile("/proc/self/statm")
+// resident is the resident memory of the process, in bytes.
+func (p *proxyProcess) resident(b *testing.B) float64 {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -103,82 +180,28 @@ func residentBytes(b *testing.B) float64 {
 	return pages * float64(os.Getpagesize())
 }
 
-func heapBytes() uint64 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
-// startAttacker starts a process that attacks.
-func startAttacker(b *testing.B, n *node, name string) (stop func()) {
+// pin binds all threads of a process to a core; a negative one lets them go
+// everywhere. Threads that are made later inherit it.
+func pin(b *testing.B, pid, core int) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestAttackerProcess$", "-test.timeout=60s")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s", attackerEnv, n.addr, name))
-	cmd.Stdin = bytes.NewReader(n.certs.pem(b))
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
+	mask := ^uint64(0)
+	if core >= 0 {
+		if runtime.NumCPU() <= core {
+			b.Fatalf("core %d of %d: want one more", core, runtime.NumCPU())
+		}
+		mask = 1 << core
 	}
-	return func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-}
-
-// TestAttackerProcess is the attacker of BenchmarkVictim; without its
-// environment it only checks that every attack has a way to run.
-func TestAttackerProcess(t *testing.T) {
-	addr, name, ok := strings.Cut(os.Getenv(attackerEnv), " ")
-	if !ok {
-		for _, a := range attacks {
-			if a.run == nil {
-				t.Errorf("attack %q does nothing", a.name)
+	for range 2 { // one that was made meanwhile by one not yet bound
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, thread := range threads {
+			id, _ := strconv.Atoi(thread.Name())
+			_, _, errno := syscall.Syscall(syscall.SYS_SCHED_SETAFFINITY, uintptr(id), unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
+			if errno != 0 && errno != syscall.ESRCH {
+				b.Fatal(errno)
 			}
 		}
-		return
 	}
-	n := &node{t: t, certs: readCerts(t), addr: netip.MustParseAddrPort(addr)}
-	for {
-		t.Run("again", func(t *testing.T) { attackOnce(t, n, name) })
-	}
-}
-
-// attackOnce runs one connection, or one set of them, of an attack.
-func attackOnce(t *testing.T, n *node, name string) {
-	defer func() { <-time.After(time.Millisecond) }() // not to measure connect(2)
-	switch name {
-	case "silent TCP", "half handshakes":
-		for range 500 {
-			a := newSilent(t, n)
-			if name != "silent TCP" {
-				a.raw.Write([]byte{22, 3, 1, 2, 0, 1})
-			}
-		}
-		<-time.After(200 * time.Millisecond)
-	case "100 slow readers":
-		for range 100 {
-			a := newSilent(t, n)
-			a.handshakeOnly(n)
-			a.write([]byte(http2.ClientPreface))
-			a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-			a.fr.WriteWindowUpdate(0, 1<<30)
-			a.connect(1)
-			a.flush()
-			awaitAnswer(a.tc)
-			a.fr.WriteData(1, false, make([]byte, 256<<10))
-			a.flush() // and never reads its echo
-		}
-		<-time.After(10 * time.Second)
-	default:
-		i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
-		a := newAttacker(t, n)
-		attacks[i].run(a)
-		<-a.ended
-	}
-}
-
-// handshakeOnly does TLS and does not read.
-func (a *attacker) handshakeOnly(n *node) {
-	a.t.Helper()
-	a.raw.SetReadBuffer(4 << 10)
-	a.tlsClient(n)
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/lab/proc"
 )
 
 // Removed says what a clean-up has found and removed.
@@ -54,14 +56,14 @@ func clean(ctx context.Context, name, dir string) (Removed, error) {
 	}
 	var errs []error
 	procs := slices.Clone(state.Processes)
-	marked, err := strays(dir)
+	marked, err := proc.Marked(labEnv + "=" + dir)
 	errs = append(errs, err)
 	procs = append(procs, marked...)
 	// The newest first: apps and proxies before what they depend on.
 	for _, p := range slices.Backward(procs) {
-		if p.alive() {
+		if p.Alive() {
 			removed.Processes++
-			errs = append(errs, p.end(ctx))
+			errs = append(errs, p.End(ctx))
 		}
 	}
 	names, err := leftNamespaces(name, state)

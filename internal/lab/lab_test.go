@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
+	"github.com/ambit-mesh/ambit/internal/lab/proc"
 )
 
 // newPlainLab builds nodes and pods without a mesh, under a name of its own.
@@ -207,7 +208,7 @@ func TestCleanAfterCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours, foreign, marked := mustSleep(t, nil), mustSleep(t, nil), mustSleep(t, []string{labEnv + "=" + dir})
-	record, err := recordOf(ours.Process.Pid)
+	record, err := proc.Of(ours.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +232,7 @@ func TestCleanAfterCrash(t *testing.T) {
 			t.Errorf("process of the lab: %v, want killed", err)
 		}
 	}
-	if !reused.alive() && recordAlive(foreign.Process.Pid) {
+	if !reused.Alive() && recordAlive(foreign.Process.Pid) {
 		foreign.Process.Kill()
 	} else {
 		t.Error("the process that only has an old number was ended")
@@ -243,8 +244,8 @@ func TestCleanAfterCrash(t *testing.T) {
 }
 
 func recordAlive(pid int) bool {
-	r, err := recordOf(pid)
-	return err == nil && r.alive()
+	r, err := proc.Of(pid)
+	return err == nil && r.Alive()
 }
 
 // mustSleep starts a process that does nothing.

@@ -1,20 +1,17 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/lab/proc"
 )
 
 const (
@@ -79,10 +76,10 @@ func (l *Lab) start(ctx context.Context, spec processSpec) (*Process, error) {
 		p.err = cmd.Wait()
 		close(p.ended)
 	})
-	p.Record, err = recordOf(cmd.Process.Pid)
+	p.Record, err = proc.Of(cmd.Process.Pid)
 	if err != nil { // it has ended already, and its number says nothing
 		<-p.ended
-		return nil, fmt.Errorf("%s ended at once: %w\n%s", spec.name, p.err, tailOf(logPath, 5))
+		return nil, fmt.Errorf("%s ended at once: %w\n%s", spec.name, p.err, proc.Tail(logPath, 5))
 	}
 	p.Record.Name, p.Record.Namespace, p.Record.Log = spec.name, spec.ns.Name, logPath
 	return p, l.state.update(func(s *State) { s.Processes = append(s.Processes, p.Record) })
@@ -134,113 +131,4 @@ func (p *Process) forget() error {
 }
 
 // LogTail returns the last lines of what the process has written.
-func (p *Process) LogTail(lines int) string { return tailOf(p.Record.Log, lines) }
-
-// recordOf reads the start time of a running process.
-func recordOf(pid int) (ProcessRecord, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ProcessRecord{}, err
-	}
-	start, err := parseStartTime(raw)
-	if err != nil {
-		return ProcessRecord{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-	}
-	return ProcessRecord{PID: pid, StartTime: start}, nil
-}
-
-// parseStartTime takes field 22 out of /proc/PID/stat. The name of the program,
-// field 2, stands in parentheses and may itself hold blanks and parentheses.
-// Source: proc_pid_stat(5).
-func parseStartTime(stat []byte) (uint64, error) {
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, errors.New("no program name in parentheses")
-	}
-	fields := bytes.Fields(stat[end+1:]) // from field 3 on
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("%d fields after the program name, want at least 20", len(fields))
-	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
-}
-
-// alive reports whether r still runs: the same number and the same start time.
-func (r ProcessRecord) alive() bool {
-	now, err := recordOf(r.PID)
-	return err == nil && now.StartTime == r.StartTime && !zombie(r.PID)
-}
-
-// zombie reports whether the process has ended and only waits to be reaped.
-func zombie(pid int) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	end := bytes.LastIndexByte(raw, ')')
-	return end > 0 && len(raw) > end+2 && raw[end+2] == 'Z'
-}
-
-// end stops a recorded process of an earlier lab, and does nothing to a process
-// that has got its number since.
-func (r ProcessRecord) end(ctx context.Context) error {
-	// FindProcess holds a pidfd: from here on the number cannot come to mean
-	// another process between the check and the signal.
-	proc, err := os.FindProcess(r.PID)
-	if err != nil {
-		return nil
-	}
-	defer proc.Release()
-	if !r.alive() {
-		return nil
-	}
-	if err := proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("end %s (pid %d): %w", r.Name, r.PID, err)
-	}
-	for r.alive() {
-		if err := lifecycle.Sleep(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("wait for %s (pid %d) to end: %w", r.Name, r.PID, err)
-		}
-	}
-	return nil
-}
-
-// strays finds processes that carry the mark of the lab in dir.
-func strays(dir string) ([]ProcessRecord, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	mark := []byte(labEnv + "=" + dir)
-	var found []ProcessRecord
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil || !slices.ContainsFunc(bytes.Split(env, []byte{0}), func(v []byte) bool { return bytes.Equal(v, mark) }) {
-			continue
-		}
-		if r, err := recordOf(pid); err == nil {
-			r.Name = "process marked " + string(mark)
-			found = append(found, r)
-		}
-	}
-	return found, nil
-}
-
-// tailOf returns the last lines of a file, or why it cannot.
-func tailOf(path string, lines int) string {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
-	if err != nil {
-		return err.Error()
-	}
-	all := bytes.Split(bytes.TrimRight(raw, "\n"), []byte{'\n'})
-	if len(all) > lines {
-		all = all[len(all)-lines:]
-	}
-	return string(bytes.Join(all, []byte{'\n'}))
-}
+func (p *Process) LogTail(lines int) string { return proc.Tail(p.Record.Log, lines) }

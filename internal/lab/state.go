@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/ambit-mesh/ambit/internal/lab/proc"
 )
 
 const (
@@ -18,15 +20,8 @@ const (
 	stateFormat = 1
 )
 
-// ProcessRecord names a process so that it can be found again: numbers are used
-// again by the kernel, a number with its start time is not.
-type ProcessRecord struct {
-	Name      string `json:"name"`
-	Namespace string `json:"namespace"`
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"startTime"` // clock ticks since boot
-	Log       string `json:"log,omitempty"`
-}
+// ProcessRecord names a process so that it can be found again.
+type ProcessRecord = proc.Record
 
 // State is what a lab has made on this machine.
 type State struct {
@@ -134,7 +129,7 @@ type stateFile struct {
 func newStateFile(dir, lab string) (*stateFile, error) {
 	f := &stateFile{path: filepath.Join(dir, stateFileName)}
 	f.state = State{Format: stateFormat, Lab: lab}
-	owner, err := recordOf(os.Getpid())
+	owner, err := proc.Of(os.Getpid())
 	if err != nil {
 		return nil, err
 	}

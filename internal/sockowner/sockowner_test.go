@@ -3,6 +3,7 @@ package sockowner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -15,11 +16,23 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The test program plays other processes too.
+	for env, play := range map[string]func(string) error{dialEnv: dialAndHold, askEnv: askOnce} {
+		if arg := os.Getenv(env); arg != "" {
+			if err := play(arg); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	kubelet = netip.MustParseAddrPort("10.0.0.1:40000")
-	process = netip.MustParseAddrPort("10.0.0.1:40001")
+	someone = netip.MustParseAddrPort("10.0.0.1:40001")
 	trouble = netip.MustParseAddrPort("10.0.0.1:40002")
 	pod     = netip.MustParseAddrPort("10.0.0.9:8080")
 )
@@ -32,7 +45,7 @@ func table(_ context.Context, client, server netip.AddrPort) (Owner, error) {
 	case client == trouble:
 		return Owner{}, errors.New("the kernel is silent")
 	}
-	return Owner{Found: client == kubelet || client == process, Kubelet: client == kubelet}, nil
+	return Owner{Found: client == kubelet || client == someone, Kubelet: client == kubelet}, nil
 }
 
 // serve runs a server at path until the function that it returns is called.
@@ -66,7 +79,7 @@ func TestOwner(t *testing.T) {
 		wantErr        bool
 	}{
 		{"the kubelet's", kubelet, pod, Owner{Found: true, Kubelet: true}, false},
-		{"another process of the node", process, pod, Owner{Found: true}, false},
+		{"another process of the node", someone, pod, Owner{Found: true}, false},
 		{"nobody's", netip.MustParseAddrPort("10.0.0.1:1"), pod, Owner{}, false},
 		{"IPv4 in IPv6 is IPv4", netip.AddrPortFrom(netip.AddrFrom16(kubelet.Addr().As16()), kubelet.Port()), pod, Owner{Found: true, Kubelet: true}, false},
 		{"the agent cannot say", trouble, pod, Owner{}, true},
@@ -130,7 +143,7 @@ func TestManyAskAtOnce(t *testing.T) {
 		g.Go(t.Context(), "ask", func(ctx context.Context) {
 			client := kubelet
 			if i%2 == 1 {
-				client = process
+				client = someone
 			}
 			for range 50 {
 				got, err := c.Owner(ctx, client, pod)

@@ -6,12 +6,13 @@ BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
+ARCHS   ?= amd64,arm64
 
 OURS      := ./ambit ./ztunnel/cmd/ztunnel ./istiod-lite/cmd/istiod-lite ./cni/cmd/ambit-cni ./cni/cmd/ambit-cni-agent
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-break test check fuzz bench perf perf-quick interop clean
+.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,10 @@ build: ## build every program into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(OURS)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ $(REFERENCE)
+
+images: ## OCI archives of the components into dist/images; ARCHS=amd64 for one architecture
+	CGO_ENABLED=0 $(GO) run ./internal/images/cmd/mkimages --go $(GO) --version $(VERSION) --arch $(ARCHS) \
+	  --date $(shell git log -1 --format=%ct 2>/dev/null || echo 0) --out dist/images
 
 demo: build ## a mesh of two nodes on this machine, shown line by line (root)
 	$(BIN)/ambit demo

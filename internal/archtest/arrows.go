@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/grpcclient": nil,
 	"internal/sockowner":  nil,
 	"internal/yamldir":    nil,
+	"internal/images":     nil,
 
 	// Level 1.
 	"internal/policy":    {"internal/identity"},
@@ -88,15 +89,16 @@ var arrows = map[string][]string{
 	"cni/install":  nil,
 
 	// Level 4: flags become a Config, and the assembly runs.
-	"ztunnel/cmd/...":     {"ztunnel", "internal/telemetry"},
-	"waypoint/cmd/...":    {"waypoint", "internal/telemetry"},
-	"istiod-lite/cmd/...": {"istiod-lite", "internal/telemetry"},
-	"cni/cmd/...":         {"cni", "cni/...", "internal/telemetry", "internal/zds", "internal/netns", "internal/yamldir"},
-	"ambit":               {anything},
-	"ambit/...":           {anything},
-	"manifests":           nil,
-	"perf":                {anything},
-	"perf/...":            {anything},
+	"ztunnel/cmd/...":         {"ztunnel", "internal/telemetry"},
+	"waypoint/cmd/...":        {"waypoint", "internal/telemetry"},
+	"istiod-lite/cmd/...":     {"istiod-lite", "internal/telemetry"},
+	"cni/cmd/...":             {"cni", "cni/...", "internal/telemetry", "internal/zds", "internal/netns", "internal/yamldir"},
+	"internal/images/cmd/...": {"internal/images"},
+	"ambit":                   {anything},
+	"ambit/...":               {anything},
+	"manifests":               nil,
+	"perf":                    {anything},
+	"perf/...":                {anything},
 }
 
 // anything stands in arrows for all of ours.

@@ -63,10 +63,12 @@ var arrows = map[string][]string{
 		"ztunnel/capture", "ztunnel/outbound", "ztunnel/inbound", "internal/zds", "internal/netns", "internal/hbone",
 		"internal/identity", "internal/policy", "internal/telemetry", "internal/workload",
 	},
-	"ztunnel/dns":   {"internal/workload"},
+	"ztunnel/dns":   {"internal/workload", "internal/policy", "internal/telemetry"},
 	"ztunnel/admin": {"internal/workload", "internal/telemetry", "internal/identity", "internal/policy"},
 
 	"waypoint":          {"waypoint/...", "internal/..."},
+	"waypoint/message":  nil,
+	"waypoint/http1":    {"waypoint/message"},
 	"waypoint/entry":    {"internal/hbone", "internal/identity", "internal/policy"},
 	"waypoint/match":    nil,
 	"waypoint/filter":   {"internal/policy", "internal/telemetry"},

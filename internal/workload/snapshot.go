@@ -116,6 +116,29 @@ func (s *Snapshot) LookupHost(hostname, clientNamespace string) *Service {
 	return bestService(list, clientNamespace)
 }
 
+// LookupName finds the service that a client means by a host name that it looks
+// up: of those that use accepts, ranked as in LookupService; where neither
+// namespace nor canonicity decides, one of preferredNamespace.
+func (s *Snapshot) LookupName(hostname, clientNamespace, preferredNamespace string, use func(*Service) bool) *Service {
+	all, _ := s.services.byHost.get(foldHost(hostname))
+	var list []*Service
+	for _, svc := range all {
+		if use(svc) {
+			list = append(list, svc)
+		}
+	}
+	best := bestService(list, clientNamespace)
+	if best == nil || preferredNamespace == "" || best.Canonical || best.Namespace == clientNamespace {
+		return best
+	}
+	for _, svc := range list {
+		if svc.Namespace == preferredNamespace && svc.VisibleTo(clientNamespace) {
+			return svc
+		}
+	}
+	return best
+}
+
 // Service finds a service by its key, or nil.
 func (s *Snapshot) Service(k Key) *Service {
 	svc, _ := s.services.byKey.get(k)

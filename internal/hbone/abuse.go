@@ -24,6 +24,21 @@ func (b *bucket) take(r rate, n int, now time.Time) bool {
 	return b.spent <= float64(r.burst)
 }
 
+// wait spends a token and says how long it is until it is earned. Who does not
+// wait owes no more than a second of it.
+func (b *bucket) wait(r rate, now time.Time) time.Duration {
+	if b.take(r, 1, now) {
+		return 0
+	}
+	b.spent = min(b.spent, float64(r.burst+r.perSecond))
+	return time.Duration((b.spent - float64(r.burst)) / float64(r.perSecond) * float64(time.Second))
+}
+
+// full reports whether all tokens are there.
+func (b *bucket) full(r rate, now time.Time) bool {
+	return b.spent <= now.Sub(b.last).Seconds()*float64(r.perSecond)
+}
+
 // earn gives n tokens back.
 func (b *bucket) earn(n int) { b.spent = max(0, b.spent-float64(n)) }
 

@@ -2,7 +2,9 @@ package hbone
 
 import (
 	"container/list"
+	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -27,6 +29,7 @@ type door struct {
 	pending list.List // of *guest, oldest first
 	byIP    map[netip.Addr]*visitors
 	banned  map[netip.Addr]penalty
+	turned  bucket // connections that were turned away, or turned another away
 }
 
 const (
@@ -34,8 +37,9 @@ const (
 	penaltyMemory = time.Minute
 	// maxPenalty is the longest, so that a mistake heals.
 	maxPenalty = 30 * time.Second
-	// maxBanned bounds how many addresses are remembered.
-	maxBanned = 4096
+	// maxRemembered bounds how many addresses are remembered, of those that have a
+	// penalty and of those that have visited.
+	maxRemembered = 4096
 )
 
 // penalty keeps an address out. Guarded by door.mu.
@@ -46,8 +50,9 @@ type penalty struct {
 
 // visitors are the connections of one address. Guarded by door.mu.
 type visitors struct {
-	conns   int
-	pending list.List // of *guest, oldest first
+	conns      int
+	pending    list.List // of *guest, oldest first
+	handshakes bucket
 }
 
 // guest is one connection.
@@ -55,6 +60,7 @@ type guest struct {
 	d   *door
 	raw net.Conn
 	ip  netip.Addr
+	out chan struct{} // closed when evicted
 
 	// Guarded by door.mu. The elements are nil once the handshake is done.
 	inAll, inIP *list.Element
@@ -68,42 +74,84 @@ func (d *door) init(l Limits, t *Trace) {
 	d.banned = make(map[netip.Addr]penalty)
 }
 
-// enter registers raw; nil means that it may not come in.
-func (d *door) enter(raw net.Conn) *guest {
-	g := &guest{d: d, raw: raw, ip: addrPort(raw.RemoteAddr()).Addr()}
+// enter registers raw; nil means that it may not come in. Pause is how long to
+// wait before the next is let in: at a door where many are turned away, those
+// who are inside must not feel the crowd.
+func (d *door) enter(raw net.Conn) (g *guest, pause time.Duration) {
+	g = &guest{d: d, raw: raw, ip: addrPort(raw.RemoteAddr()).Addr(), out: make(chan struct{})}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return nil
+		return nil, 0
 	}
 	if p, ok := d.banned[g.ip]; ok && time.Now().Before(p.until) {
 		d.trace.limitHit(LimitPenalty)
-		return nil
+		return nil, d.turnAway()
 	}
 	v := d.byIP[g.ip]
 	if v == nil {
+		d.forgetVisitors()
 		v = &visitors{}
 		d.byIP[g.ip] = v
 	}
 	if v.conns >= d.limits.ConnsPerIP {
 		d.trace.limitHit(LimitConns)
-		return nil
+		return nil, d.turnAway()
 	}
 	v.conns++
 	switch {
 	case v.pending.Len() >= d.limits.HandshakesPerIP:
 		d.evict(&v.pending)
+		pause = d.turnAway()
 	case d.pending.Len() >= d.limits.Handshakes:
 		d.evict(&d.pending)
+		pause = d.turnAway()
 	}
 	g.inAll, g.inIP = d.pending.PushBack(g), v.pending.PushBack(g)
-	return g
+	return g, pause
+}
+
+// turnAway counts a connection that found no place without another one losing
+// its own. The caller holds d.mu.
+func (d *door) turnAway() (pause time.Duration) {
+	return d.turned.wait(turnedAwayRate, time.Now())
+}
+
+// forgetVisitors forgets addresses that have nobody inside, when there are too
+// many. The caller holds d.mu.
+func (d *door) forgetVisitors() {
+	if len(d.byIP) < maxRemembered {
+		return
+	}
+	maps.DeleteFunc(d.byIP, func(_ netip.Addr, v *visitors) bool { return v.conns == 0 })
+}
+
+// takeTurn waits until the address of g may cost another handshake.
+func (g *guest) takeTurn(life context.Context) error {
+	d := g.d
+	d.mu.Lock()
+	pause := d.byIP[g.ip].handshakes.wait(handshakeRate, time.Now())
+	d.mu.Unlock()
+	if pause == 0 {
+		return nil
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-g.out:
+		return errEvicted
+	case <-life.Done():
+		return context.Cause(life)
+	}
 }
 
 // evict shows out the oldest guest of l. The caller holds d.mu.
 func (d *door) evict(l *list.List) {
 	old := l.Front().Value.(*guest)
 	old.evicted = true
+	close(old.out)
 	old.arrived()
 	old.raw.Close()
 	d.trace.limitHit(LimitHandshakes)
@@ -135,7 +183,7 @@ func (g *guest) punish() {
 	if d.limits.Penalty == 0 {
 		return
 	}
-	if len(d.banned) >= maxBanned {
+	if len(d.banned) >= maxRemembered {
 		clear(d.banned)
 	}
 	p := d.banned[g.ip]
@@ -154,7 +202,7 @@ func (g *guest) leave() {
 	defer d.mu.Unlock()
 	g.arrived()
 	v := d.byIP[g.ip]
-	if v.conns--; v.conns == 0 {
+	if v.conns--; v.conns == 0 && v.handshakes.full(handshakeRate, time.Now()) {
 		delete(d.byIP, g.ip)
 	}
 }

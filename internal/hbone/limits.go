@@ -111,6 +111,14 @@ const (
 )
 
 var (
+	// Connections turned away at the door. Each costs some 20 us: those who are
+	// inside lose no more than 2 % of a core to it. Who waits before the door waits
+	// in the kernel's queue.
+	turnedAwayRate = rate{burst: 16, perSecond: 1000}
+	// Handshakes of one address: beyond them it waits. Each costs half a
+	// millisecond, of which others notice. A pool makes one per 100 streams, one after
+	// another.
+	handshakeRate = rate{burst: 8, perSecond: 100}
 	// A peer sends one PING in ten seconds.
 	pingRate = rate{burst: 100, perSecond: 10}
 	// A peer sends SETTINGS once, and an ACK.

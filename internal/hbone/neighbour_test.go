@@ -26,9 +26,10 @@ type neighbourOrder struct {
 	Addr   string
 	What   string // attack, spin or honest
 	Attack string
-	Turn   int     // an attacker of an earlier turn may be locked out still
-	Share  float64 // of a core, for spin and honest
-	Core   int     // where it runs; negative: anywhere
+	Turn   int           // an attacker of an earlier turn may be locked out still
+	Share  float64       // of a core, for spin and honest
+	Burst  time.Duration // how long these two compute before they look at Share
+	Core   int           // where it runs; negative: anywhere
 }
 
 // startNeighbour returns when the process is about to begin. The caller stops
@@ -96,14 +97,14 @@ func TestNeighbourProcess(t *testing.T) {
 			t.Run("again", func(t *testing.T) { attackOnce(t, n, from, order.Attack) })
 		}
 	case "spin":
-		atMost(order.Share, func() {
+		atMost(order, func() {
 			for end := time.Now().Add(100 * time.Microsecond); time.Now().Before(end); {
 			}
 		})
 	case "honest":
 		s := n.openFrom(net.IPv4(127, 0, 0, 3))
 		p := make([]byte, 4<<10)
-		atMost(order.Share, func() {
+		atMost(order, func() {
 			s.Write(p)
 			if _, err := io.ReadFull(s, p); err != nil {
 				t.Fatal(err)
@@ -127,13 +128,17 @@ func (n *node) openFrom(ip net.IP) *Stream {
 	return s
 }
 
-// atMost repeats work until killed, and rests when this process has used more
-// than share of a core.
-func atMost(share float64, work func()) {
+// atMost repeats work in bursts until killed, and rests after one when this
+// process has used more than its share of a core.
+func atMost(order neighbourOrder, work func()) {
 	begun, used := time.Now(), processTime()
 	for {
-		work()
-		ahead := time.Duration(float64(processTime()-used)/max(share, 1e-3)) - time.Since(begun)
+		for end := processTime() + order.Burst; ; {
+			if work(); processTime() >= end {
+				break
+			}
+		}
+		ahead := time.Duration(float64(processTime()-used)/max(order.Share, 1e-3)) - time.Since(begun)
 		if ahead > 0 {
 			<-time.After(ahead)
 		}

@@ -114,7 +114,7 @@ func (s *Server) accept(ctx, life context.Context, ln net.Listener) error {
 		raw, err := ln.Accept()
 		if err == nil {
 			pause = 0
-			s.admit(life, raw)
+			rest(ctx, life, s.admit(life, raw))
 			continue
 		}
 		var ne net.Error
@@ -123,22 +123,30 @@ func (s *Server) accept(ctx, life context.Context, ln net.Listener) error {
 		}
 		// Out of descriptors or memory: it may get better.
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-life.Done():
-		}
-		timer.Stop()
+		rest(ctx, life, pause)
 	}
 }
 
-// admit starts to serve raw.
-func (s *Server) admit(life context.Context, raw net.Conn) {
-	g := s.door.enter(raw)
+// rest waits for d, or until one of the contexts ends.
+func rest(ctx, life context.Context, d time.Duration) {
+	if d == 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-life.Done():
+	}
+}
+
+// admit starts to serve raw, and says how long to wait before the next.
+func (s *Server) admit(life context.Context, raw net.Conn) (pause time.Duration) {
+	g, pause := s.door.enter(raw)
 	if g == nil {
 		raw.Close()
-		return
+		return pause
 	}
 	started := s.group.run(func() {
 		defer g.leave()
@@ -156,9 +164,11 @@ func (s *Server) admit(life context.Context, raw net.Conn) {
 		raw.Close()
 		g.leave()
 	}
+	return pause
 }
 
-// handshake waits for the first byte, then does TLS and asks who the peer is.
+// handshake waits for the first byte and for its turn, then does TLS and asks who
+// the peer is.
 func (s *Server) handshake(life context.Context, raw net.Conn, g *guest) (*conn, error) {
 	rec := newRecordConn(raw, s.cfg.Budget)
 	raw.SetDeadline(time.Now().Add(s.cfg.Limits.SilentTime))
@@ -168,6 +178,9 @@ func (s *Server) handshake(life context.Context, raw net.Conn, g *guest) (*conn,
 	fail := func(err error) (*conn, error) {
 		rec.drop()
 		return nil, err
+	}
+	if err := g.takeTurn(life); err != nil {
+		return fail(g.why(err, LimitHandshakes))
 	}
 	raw.SetDeadline(time.Now().Add(s.cfg.Limits.HandshakeTime))
 	ctx, stop := context.WithTimeoutCause(life, s.cfg.Limits.HandshakeTime, ErrHandshakeTimeout)

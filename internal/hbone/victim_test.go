@@ -28,6 +28,8 @@ const (
 	phaseTime = 500 * time.Millisecond
 	// victimPace is the time between two round trips of the victim.
 	victimPace = 500 * time.Microsecond
+	// slowBurst is how long slowAttacks compute at a time.
+	slowBurst = 15 * time.Millisecond
 	// openEvery is how many round trips there are for each stream opened.
 	openEvery = 4
 )
@@ -39,7 +41,7 @@ const (
 //
 //	calm    none
 //	attack  the attacker
-//	spin    a process that computes as much as the attacker did
+//	spin    a process that computes as much as the attacker did, in bursts as long
 //	honest  a peer of the server that echoes, computing as much
 //
 // What attack is over the slower of spin and honest is due to what it does to
@@ -59,7 +61,7 @@ func BenchmarkVictim(b *testing.B) {
 	}
 }
 
-func benchVictim(b *testing.B, attack string, apart bool) {
+func benchVictim(b *testing.B, name string, apart bool) {
 	certs := newCerts(b)
 	server := startProxy(b, certs, "attacked", "-", "-")
 	v := &victim{b: b, node: &node{t: b, certs: certs, addr: netip.MustParseAddrPort(server.addr), pool: NewPool(PoolConfig{}, nil)}}
@@ -78,13 +80,16 @@ func benchVictim(b *testing.B, attack string, apart bool) {
 	rss, grown, share := server.resident(b), 0.0, 0.0
 	for turn := range b.N {
 		seen["calm"].add(v.look(phaseTime))
-		how := neighbourOrder{Addr: server.addr, What: "attack", Attack: attack, Turn: turn, Core: neighbourCore}
+		how := neighbourOrder{Addr: server.addr, What: "attack", Attack: name, Turn: turn, Core: neighbourCore}
 		got, busy := v.beside(how)
 		seen["attack"].add(got)
 		share += busy / float64(b.N)
 		grown = max(grown, server.resident(b)-rss)
 		for _, what := range []string{"spin", "honest"} {
 			how.What, how.Share = what, busy
+			if slices.ContainsFunc(slowAttacks, func(a attack) bool { return a.name == name }) {
+				how.Burst = slowBurst
+			}
 			got, _ := v.beside(how)
 			seen[what].add(got)
 		}

@@ -222,17 +222,19 @@ func (a *Agent) capture(at *attachment, p Pod, reason string) error {
 	if cfg.IPv6, err = redirect.HasIPv6(at.ns); err != nil {
 		return fmt.Errorf("rules of pod %s: %w", at, err)
 	}
+	fresh := !at.rec.Captured
+	if fresh {
+		if err := redirect.Prepare(at.ns); err != nil {
+			a.log.Warn("not all settings could be made in a pod", zap.Stringer("pod", at), zap.Error(err))
+		}
+	}
 	if err := a.apply(at, cfg); err != nil {
 		return fmt.Errorf("rules of pod %s: %w", at, err)
 	}
 	a.mu.Lock()
-	fresh := !at.rec.Captured
 	at.rec.Captured, at.rec.Redirect = true, cfg
 	a.mu.Unlock()
 	if fresh {
-		if err := redirect.AllowHandOver(at.ns); err != nil {
-			a.log.Warn("connections that wait while one ztunnel takes over from another will be lost", zap.Stringer("pod", at), zap.Error(err))
-		}
 		a.log.Info("pod captured", zap.Stringer("pod", at), zap.String("uid", at.rec.UID), zap.Stringer("netns", at.ns), zap.String("why", reason))
 	}
 	return nil

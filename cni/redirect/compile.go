@@ -18,8 +18,13 @@ const (
 	nfIPv6 = unix.NFPROTO_IPV6
 )
 
-// reg is the register that every rule computes in.
-const reg = 1
+// reg is the register that every rule computes in. socketReg is for what is known
+// of a packet's socket alone: the library that reads rules back leaves out where
+// it comes from.
+const (
+	reg       = 1
+	socketReg = 2
+)
 
 // baseChains says where our chains hook in. A route chain asks for the route
 // again when a packet's mark has changed.
@@ -28,13 +33,14 @@ func baseChains(t *nftables.Table) map[chain]*nftables.Chain {
 		policy := nftables.ChainPolicyAccept
 		return &nftables.Chain{Name: string(name), Table: t, Type: kind, Hooknum: hook, Priority: prio, Policy: &policy}
 	}
-	pre, out := nftables.ChainHookPrerouting, nftables.ChainHookOutput
+	pre, in, out := nftables.ChainHookPrerouting, nftables.ChainHookInput, nftables.ChainHookOutput
 	return map[chain]*nftables.Chain{
 		zonePrerouting: base(zonePrerouting, nftables.ChainTypeFilter, pre, nftables.ChainPriorityRaw),
 		zoneOutput:     base(zoneOutput, nftables.ChainTypeFilter, out, nftables.ChainPriorityRaw),
 		markPrerouting: base(markPrerouting, nftables.ChainTypeFilter, pre, nftables.ChainPriorityMangle),
 		markOutput:     base(markOutput, nftables.ChainTypeRoute, out, nftables.ChainPriorityMangle),
 		natPrerouting:  base(natPrerouting, nftables.ChainTypeNAT, pre, nftables.ChainPriorityNATDest),
+		guardInput:     base(guardInput, nftables.ChainTypeFilter, in, nftables.ChainPriorityFilter),
 		natOutput:      base(natOutput, nftables.ChainTypeNAT, out, nftables.ChainPriorityNATDest),
 	}
 }
@@ -77,6 +83,14 @@ func (r rule) exprs() []expr.Any {
 
 // exprs loads what the match looks at, and compares.
 func (m match) exprs() []expr.Any {
+	if m.key == anySocket {
+		// A packet without a socket ends the rule; with one, whether it is transparent
+		// is a truth value, and any will do.
+		return []expr.Any{
+			&expr.Socket{Key: expr.SocketKeyTransparent, Register: socketReg},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: socketReg, Data: []byte{1}},
+		}
+	}
 	op := expr.CmpOpEq
 	if m.not {
 		op = expr.CmpOpNeq
@@ -141,6 +155,8 @@ func (a action) exprs() []expr.Any {
 	switch a.kind {
 	case accept:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	case drop:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	case redirectTo:
 		return []expr.Any{
 			&expr.Immediate{Register: reg, Data: binaryutil.BigEndian.PutUint16(uint16(a.number))},

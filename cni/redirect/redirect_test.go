@@ -37,6 +37,11 @@ var cases = []struct {
 	{name: "ingress dns", cfg: redirect.Config{BypassInbound: true, DNS: true}},
 	{name: "virtual interfaces", cfg: redirect.Config{VirtualInterfaces: []string{"fake1s0f0", "fake1s0f1"}}},
 	{name: "ingress and virtual interfaces", cfg: redirect.Config{BypassInbound: true, VirtualInterfaces: []string{"fake1s0f0"}}},
+	{name: "refuse closed", cfg: redirect.Config{RefuseClosed: true}},
+	{name: "refuse closed dns", cfg: redirect.Config{RefuseClosed: true, DNS: true}},
+	{name: "refuse closed ingress", cfg: redirect.Config{RefuseClosed: true, BypassInbound: true}},
+	{name: "refuse closed virtual interfaces", cfg: redirect.Config{RefuseClosed: true, VirtualInterfaces: []string{"fake1s0f0"}}},
+	{name: "releasing", cfg: redirect.Config{RefuseClosed: true, DNS: true, Releasing: true}},
 	{name: "host probe", cfg: redirect.Config{ProbeV4: probe4, ProbeV6: probe6}},
 	{name: "host probe ingress", cfg: redirect.Config{BypassInbound: true, ProbeV4: probe4, ProbeV6: probe6}},
 }
@@ -270,19 +275,24 @@ func TestLinkLocalIPv6ThatCannotBeCapturedIsAnError(t *testing.T) {
 	}
 }
 
-func TestAllowHandOver(t *testing.T) {
+func TestPrepare(t *testing.T) {
 	ns := netnstest.New(t)
-	netnstest.Sysctl(t, ns, "net/ipv4/tcp_migrate_req", "0")
-	for range 2 {
-		if err := redirect.AllowHandOver(ns); err != nil {
-			t.Fatal(err)
-		}
-		netnstest.Do(t, ns, func() error {
-			got, err := os.ReadFile("/proc/sys/net/ipv4/tcp_migrate_req")
-			if err == nil && strings.TrimSpace(string(got)) != "1" {
-				t.Errorf("tcp_migrate_req = %q, want 1", got)
+	for _, s := range []struct{ key, before, after string }{
+		{"net/ipv4/tcp_migrate_req", "0", "1"},
+		{"net/netfilter/nf_conntrack_tcp_loose", "1", "0"},
+	} {
+		netnstest.Sysctl(t, ns, s.key, s.before)
+		for range 2 {
+			if err := redirect.Prepare(ns); err != nil {
+				t.Fatal(err)
 			}
-			return err
-		})
+			netnstest.Do(t, ns, func() error {
+				got, err := os.ReadFile(filepath.Join("/proc/sys", s.key))
+				if err == nil && strings.TrimSpace(string(got)) != s.after {
+					t.Errorf("%s = %q, want %s", s.key, got, s.after)
+				}
+				return err
+			})
+		}
 	}
 }

@@ -43,6 +43,8 @@ func renderHook(c *nftables.Chain) string {
 		hook = "prerouting"
 	case *nftables.ChainHookOutput:
 		hook = "output"
+	case *nftables.ChainHookInput:
+		hook = "input"
 	}
 	return fmt.Sprintf("type %s hook %s priority %d policy %s", c.Type, hook, *c.Priority, policy)
 }
@@ -105,6 +107,8 @@ func (m *machine) step(e expr.Any) {
 		m.compare(e)
 	case *expr.Counter:
 		m.say("counter")
+	case *expr.Socket:
+		// The library does not read it back; the comparison that follows tells of it.
 	case *expr.Redir:
 		m.say("redirect to :%s", m.regs[e.RegisterProtoMin].as(formatPort))
 		if max := e.RegisterProtoMax; max != 0 && max != e.RegisterProtoMin {
@@ -159,6 +163,10 @@ func (m *machine) ct(e *expr.Ct) {
 // compare writes a condition.
 func (m *machine) compare(e *expr.Cmp) {
 	op := m.regs[e.Register]
+	if e.Register == socketReg && e.Op == expr.CmpOpLte {
+		m.say("socket transparent <= %s", formatHex(e.Data))
+		return
+	}
 	if op.format == nil {
 		op = operand{text: fmt.Sprintf("register %d", e.Register), format: formatHex}
 	}

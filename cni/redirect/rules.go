@@ -3,6 +3,7 @@ package redirect
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
 )
@@ -18,6 +19,10 @@ const (
 	// returnMark marks connections that the proxy opened with a borrowed source
 	// address, and the packets that go back on them.
 	returnMark = 0x111
+
+	// closedMark marks connections to ports on which nothing listened when they
+	// began. It is ours; the ecosystem has no such mark.
+	closedMark = 0x112
 
 	// dnsZone keeps the proxy's own DNS questions apart in conntrack.
 	dnsZone = 1
@@ -42,6 +47,17 @@ type Config struct {
 	// VirtualInterfaces are interfaces of the pod behind which other machines
 	// live; what they send is outbound.
 	VirtualInterfaces []string `json:"virtualInterfaces,omitempty"`
+
+	// RefuseClosed leaves plaintext to ports on which nothing listens to the kernel
+	// of the pod, which refuses it: a probe of an application that is not up must
+	// fail, and a redirected connection is always accepted. It has no effect beside
+	// VirtualInterfaces, whose machines listen where we do not see it. It needs a
+	// kernel with nft_socket.
+	RefuseClosed bool `json:"refuseClosed,omitempty"`
+
+	// Releasing captures nothing that is new, and keeps what connections that were
+	// captured before need until they end.
+	Releasing bool `json:"releasing,omitempty"`
 
 	// ProbeV4 and ProbeV6 are source addresses that host rules give to the
 	// kubelet's probes, which then pass by the proxy. Invalid means no such
@@ -80,6 +96,7 @@ const (
 	markOutput     chain = "mark-output"
 	natPrerouting  chain = "nat-prerouting"
 	natOutput      chain = "nat-output"
+	guardInput     chain = "guard-input"
 )
 
 // key is what a match looks at.
@@ -96,6 +113,7 @@ const (
 	dstPort
 	inIface
 	outIface
+	anySocket // the packet has a socket in the pod, be it a listener
 )
 
 // match is one condition. Of the values only the one that fits the key is set.
@@ -122,6 +140,7 @@ const (
 	setConnMark            // of the connection; bits that are not ours stay
 	restoreMark            // of the packet, from the connection
 	setZone                // of conntrack
+	drop
 )
 
 // rule is one rule: in its chain, when all matches hold, the action.
@@ -159,7 +178,12 @@ func (c Config) families() []ipFamily {
 // is let go there.
 func (c Config) rules() []rule {
 	var all []rule
-	add := func(ch chain, why string, act action, m ...match) { all = append(all, rule{ch, why, m, act}) }
+	add := func(ch chain, why string, act action, m ...match) {
+		if c.Releasing && act.kind == redirectTo {
+			return
+		}
+		all = append(all, rule{ch, why, m, act})
+	}
 	var (
 		isTCP, isUDP = match{key: proto, number: tcp}, match{key: proto, number: udp}
 		byProxy      = match{key: mark, number: netns.Mark}
@@ -181,6 +205,11 @@ func (c Config) rules() []rule {
 	}
 	for _, f := range c.families() {
 		c.addInbound(add, f, isTCP, notByProxy)
+	}
+	if c.refusesClosed() {
+		// Something may begin to listen while the packet is on its way to it, or lie
+		// behind rules of the pod's own.
+		add(guardInput, "nothing passes by the proxy to a port that was closed", action{kind: drop}, isTCP, match{key: connMark, number: closedMark}, match{key: anySocket})
 	}
 	for _, f := range c.families() {
 		if f.probe.IsValid() {
@@ -211,8 +240,20 @@ func (c Config) addInbound(add func(chain, string, action, ...match), f ipFamily
 	if f.probe.IsValid() {
 		add(natPrerouting, "probes pass by the proxy", action{kind: accept}, f.is(), match{key: srcAddr, addr: f.probe}, isTCP)
 	}
-	add(natPrerouting, "plaintext from the network", action{redirectTo, inboundPort}, f.is(), f.notLoopback(), isTCP,
-		match{key: dstPort, number: tunnelPort, not: true}, notByProxy)
+	network := []match{f.is(), f.notLoopback(), isTCP, {key: dstPort, number: tunnelPort, not: true}, notByProxy}
+	capture := action{redirectTo, inboundPort}
+	if !c.refusesClosed() {
+		add(natPrerouting, "plaintext from the network", capture, network...)
+		return
+	}
+	add(natPrerouting, "plaintext from the network", capture, append(slices.Clone(network), match{key: anySocket})...)
+	add(natPrerouting, "plaintext to a closed port", action{setConnMark, closedMark}, network...)
+}
+
+// refusesClosed says whether connections to closed ports are let through to be
+// refused.
+func (c Config) refusesClosed() bool {
+	return c.RefuseClosed && !c.BypassInbound && !c.Releasing && len(c.VirtualInterfaces) == 0
 }
 
 // is matches packets of the family.

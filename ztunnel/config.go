@@ -28,6 +28,8 @@ type Config struct {
 	Capture Capture
 	// Tunnel tunes HBONE.
 	Tunnel Tunnel
+	// DNS tunes the answers to the pods' DNS questions.
+	DNS DNS
 	// Drain is how long open connections may go on after Run was asked to
 	// stop. Zero means 5 s.
 	Drain time.Duration
@@ -122,6 +124,19 @@ type Tunnel struct {
 	WithoutResponseHints bool          // no baggage in answers
 }
 
+// DNS tunes the answers to the pods' DNS questions.
+type DNS struct {
+	// Off leaves them to others.
+	Off bool
+	// Port is where the pods' rules send them. Zero means 15053.
+	Port uint16
+	// PreferredNamespace is whose service counts when a name has several.
+	PreferredNamespace string
+	// ResolvConf says whom to ask when it is not known whom the pod has asked.
+	// Empty means /etc/resolv.conf.
+	ResolvConf string
+}
+
 // Listen holds the addresses of our own listeners. An empty one means the
 // default, "off" means none.
 type Listen struct {
@@ -157,6 +172,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Capture.KeepAlive.Idle = cmp.Or(c.Capture.KeepAlive.Idle, 180*time.Second)
 	c.Capture.KeepAlive.Interval = cmp.Or(c.Capture.KeepAlive.Interval, 180*time.Second)
 	c.Capture.KeepAlive.Probes = cmp.Or(c.Capture.KeepAlive.Probes, 9)
+	c.DNS.ResolvConf = cmp.Or(c.DNS.ResolvConf, "/etc/resolv.conf")
 	c.Listen.Admin = cmp.Or(c.Listen.Admin, "localhost:15000")
 	c.Listen.Stats = cmp.Or(c.Listen.Stats, ":15020")
 	c.Listen.Readiness = cmp.Or(c.Listen.Readiness, ":15021")

@@ -13,6 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/ztunnel/admin"
+	"github.com/ambit-mesh/ambit/ztunnel/dns"
 	"github.com/ambit-mesh/ambit/ztunnel/inbound"
 	"github.com/ambit-mesh/ambit/ztunnel/outbound"
 	"github.com/ambit-mesh/ambit/ztunnel/pods"
@@ -22,7 +23,7 @@ import (
 // Config into theirs, and their events into logs and metrics.
 
 // podsConfig is what the pods are told.
-func (z *Ztunnel) podsConfig() pods.Config {
+func (z *Ztunnel) podsConfig(questions *telemetry.DNSMetrics) pods.Config {
 	c, t := z.cfg.Capture, z.cfg.Tunnel
 	budget := hbone.NewBudget(0)
 	tuning := hbone.Tuning{StreamWindow: t.StreamWindow, ConnWindow: t.ConnectionWindow, FrameSize: t.FrameSize}
@@ -36,6 +37,7 @@ func (z *Ztunnel) podsConfig() pods.Config {
 			Mark: c.Mark, NoMark: c.Mark == 0, Exclusive: c.Exclusive, Transparent: transparency(c.Source),
 			KeepAlive: netns.KeepAlive{Off: c.KeepAlive.Off, Idle: c.KeepAlive.Idle, Interval: c.KeepAlive.Interval, Probes: c.KeepAlive.Probes},
 		},
+		DNS: z.dnsConfig(questions),
 		Outbound: outbound.Config{
 			Network: z.cfg.Node.Network, EncryptLocal: t.EncryptLocal,
 			Pool: hbone.PoolConfig{
@@ -46,6 +48,23 @@ func (z *Ztunnel) podsConfig() pods.Config {
 			Network: z.cfg.Node.Network, AppTunnelByAddress: c.AppTunnelByAddress, WithoutBaggage: t.WithoutResponseHints,
 		},
 		Server: hbone.ServerConfig{Tuning: tuning, Budget: budget},
+	}
+}
+
+// dnsConfig is how pods' DNS questions are answered; nil when they are not.
+func (z *Ztunnel) dnsConfig(counts *telemetry.DNSMetrics) *pods.DNS {
+	d, n := z.cfg.DNS, z.cfg.Node
+	if d.Off {
+		return nil
+	}
+	return &pods.DNS{
+		Config: dns.Config{
+			Names:   dns.Names{Domain: n.ClusterDomain, PreferredNamespace: d.PreferredNamespace, IPv4Only: z.cfg.Capture.IPv4Only},
+			Network: n.Network,
+		},
+		Port:     d.Port,
+		Fallback: func() ([]netip.AddrPort, error) { return dns.Resolvers(d.ResolvConf) },
+		Metrics:  counts,
 	}
 }
 

@@ -89,7 +89,11 @@ func (z *Ztunnel) wire(deps Deps) error {
 	if err := z.wireControlPlane(deps, reg, store); err != nil {
 		return err
 	}
-	z.pods, err = pods.New(z.podsConfig(), pods.Deps{
+	questions, err := telemetry.NewDNSMetrics(reg)
+	if err != nil {
+		return err
+	}
+	z.pods, err = pods.New(z.podsConfig(questions), pods.Deps{
 		Log: z.log, Registry: reg, Records: records, State: store, Gate: gate, Certs: z.ids,
 		Ready: &z.ready, Acked: z.xds.Ready(), HTrace: z.hboneTrace(counts),
 	})

@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 		"internal/hbone", "internal/sockowner", "internal/streamio", "internal/telemetry",
 	},
 	"ztunnel/pods": {
-		"ztunnel/capture", "ztunnel/outbound", "ztunnel/inbound", "internal/zds", "internal/netns", "internal/hbone",
+		"ztunnel/capture", "ztunnel/dns", "ztunnel/outbound", "ztunnel/inbound", "internal/zds", "internal/netns", "internal/hbone",
 		"internal/identity", "internal/policy", "internal/telemetry", "internal/workload",
 	},
 	"ztunnel/dns":   {"internal/workload", "internal/policy", "internal/telemetry"},
@@ -99,6 +99,7 @@ var arrows = map[string][]string{
 	"ambit":                   {anything},
 	"ambit/...":               {anything},
 	"manifests":               nil,
+	"manifests/gencrds":       nil,
 	"perf":                    {anything},
 	"perf/...":                {anything},
 }

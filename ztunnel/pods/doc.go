@@ -26,6 +26,7 @@
 //	handler.go     what the agent says
 //	alone.go       the one pod of a proxy without an agent
 //	proxy.go       one pod: listeners, inbound, outbound
+//	dns.go         the pod's DNS questions
 //	self.go        the proxy's own pod
 //	neighbours.go  pods of this node for each other
 //	wiring.go      certificates and pictures that change

@@ -21,6 +21,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/ambit-mesh/ambit/ztunnel/dns"
 	"github.com/ambit-mesh/ambit/ztunnel/inbound"
 	"github.com/ambit-mesh/ambit/ztunnel/outbound"
 )
@@ -45,6 +46,9 @@ type Config struct {
 	OwnSource bool
 	// Alone says that there is no agent: the one pod comes by ServeAlone.
 	Alone bool
+
+	// DNS answers the pods' DNS questions; nil leaves them to others.
+	DNS *DNS
 
 	Outbound outbound.Config
 	Inbound  inbound.Config
@@ -84,6 +88,8 @@ type Manager struct {
 	metrics  *metrics
 	commands chan command
 	stopped  chan struct{} // closed when Run takes no more commands
+	// questions bounds the DNS questions of all pods that wait for upstream.
+	questions *dns.Budget
 
 	// mu guards the fields below.
 	mu    sync.RWMutex
@@ -144,12 +150,18 @@ func New(cfg Config, deps Deps) (*Manager, error) {
 	cfg.Drain = cmp.Or(cfg.Drain, 5*time.Second)
 	cfg.Retry = cmp.Or(cfg.Retry, 5*time.Second)
 	cfg.Server.DrainTimeout = cfg.Drain
+	if cfg.DNS != nil {
+		own := *cfg.DNS
+		own.Port = cmp.Or(own.Port, dnsPort)
+		cfg.DNS = &own
+	}
 	m := &Manager{
 		cfg: cfg, deps: deps, log: deps.Log.Named("pods"),
-		commands: make(chan command),
-		stopped:  make(chan struct{}),
-		index:    make(map[policy.Subject]*proxy),
-		pods:     make(map[string]*pod),
+		commands:  make(chan command),
+		stopped:   make(chan struct{}),
+		questions: dns.NewBudget(),
+		index:     make(map[policy.Subject]*proxy),
+		pods:      make(map[string]*pod),
 	}
 	task := snapshotTask
 	if cfg.Alone {

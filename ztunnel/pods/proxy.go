@@ -49,7 +49,11 @@ type proxy struct {
 }
 
 // listeners are the sockets of a pod.
-type listeners struct{ outbound, plaintext, hbone *net.TCPListener }
+type listeners struct {
+	outbound, plaintext, hbone *net.TCPListener
+
+	dns dnsSockets
+}
 
 // newProxy opens the listeners of p and starts to serve them. After an error
 // nothing is left.
@@ -95,7 +99,7 @@ func (m *Manager) receive(x *proxy, pod inbound.Pod) {
 	x.server = hbone.NewServer(server, m.deps.HTrace)
 }
 
-// serve starts the three loops of x.
+// serve starts the loops of x.
 func (m *Manager) serve(r *run, x *proxy, p *pod, ls listeners) {
 	polite, leave := context.WithCancel(r.polite)
 	life, cut := context.WithCancelCause(r.life)
@@ -111,6 +115,7 @@ func (m *Manager) serve(r *run, x *proxy, p *pod, ls listeners) {
 	x.tasks.Go(polite, "hbone-accept", func(polite context.Context) {
 		x.ended(x.server.Serve(polite, ls.hbone))
 	})
+	m.serveDNS(polite, life, x, ls.dns)
 	m.log.Debug("listeners are open", podFields(p)...)
 }
 
@@ -152,7 +157,7 @@ func (x *proxy) stop(cause error) {
 	}
 }
 
-// listen opens the three sockets in ns, or none.
+// listen opens the sockets in ns, or none.
 func (m *Manager) listen(ctx context.Context, ns *netns.NS) (ls listeners, err error) {
 	addr := netip.IPv6Unspecified()
 	if m.cfg.IPv4Only {
@@ -167,17 +172,24 @@ func (m *Manager) listen(ctx context.Context, ns *netns.NS) (ls listeners, err e
 		{capture.PortHBONE, &ls.hbone},
 	} {
 		if *l.into, err = ns.Listen(ctx, "tcp", netip.AddrPortFrom(addr, l.port), m.cfg.Sockets); err != nil {
-			return listeners{}, errors.Join(explainListen(err), ls.close())
+			return listeners{}, errors.Join(m.explainListen(err), ls.close())
 		}
+	}
+	if ls.dns, err = m.listenDNS(ctx, ns); err != nil {
+		return listeners{}, errors.Join(m.explainListen(err), ls.close())
 	}
 	return ls, nil
 }
 
 // explainListen says what can be done about a port of the mesh that is taken.
-func explainListen(err error) error {
+func (m *Manager) explainListen(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("listen in the pod: %w: ports 15001, 15006 and 15008 belong to the mesh; "+
-			"stop what listens there, or take the pod out of the mesh", err)
+		ports := "15001, 15006 and 15008"
+		if m.cfg.DNS != nil {
+			ports = fmt.Sprintf("15001, 15006, 15008 and %d", m.cfg.DNS.Port)
+		}
+		return fmt.Errorf("listen in the pod: %w: ports %s belong to the mesh; "+
+			"stop what listens there, or take the pod out of the mesh", err, ports)
 	}
 	return fmt.Errorf("listen in the pod: %w", err)
 }
@@ -194,7 +206,7 @@ func handOver(ns *netns.NS) error {
 
 // close closes what is open.
 func (ls listeners) close() error {
-	var errs []error
+	errs := []error{ls.dns.close()}
 	for _, l := range []*net.TCPListener{ls.outbound, ls.plaintext, ls.hbone} {
 		if l != nil {
 			errs = append(errs, l.Close())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -74,6 +75,7 @@ func load(w world) (ztunnel.Config, options, error) {
 		Dedicated: dedicated,
 		Capture:   r.capture(dedicated),
 		Tunnel:    r.tunnel(),
+		DNS:       r.dns(),
 		Drain:     r.drain(),
 		Listen:    r.listen(pc),
 	}
@@ -273,6 +275,23 @@ func (r *reader) tunnel() ztunnel.Tunnel {
 		EncryptLocal:         !r.onOff("AMBIT_LOCAL_PATH", true),
 		WithoutResponseHints: !r.boolean("ENABLE_RESPONSE_BAGGAGE", true),
 	}
+}
+
+// dns reads how pods' DNS questions are answered.
+func (r *reader) dns() ztunnel.DNS {
+	d := ztunnel.DNS{
+		Off:                !r.boolean("ISTIO_META_DNS_CAPTURE", true),
+		PreferredNamespace: r.text("PREFERED_SERVICE_NAMESPACE", ""),
+	}
+	text := r.text("ISTIO_META_DNS_PROXY_ADDR", "localhost:15053")
+	host, portText, err := net.SplitHostPort(text)
+	port, perr := strconv.ParseUint(portText, 10, 16)
+	if err != nil || perr != nil || port == 0 || (host != "localhost" && host != "127.0.0.1") {
+		r.errs = append(r.errs, fmt.Errorf("ISTIO_META_DNS_PROXY_ADDR is %q, want localhost and a port: it is opened inside each pod", text))
+		return d
+	}
+	d.Port = uint16(port)
+	return d
 }
 
 // drain reads how long connections may go on when we are asked to end.

@@ -69,6 +69,9 @@ var settings = []setting{
 	{env: "IPV6_ENABLED", def: "true", help: "listen on IPv6 too"},
 	{env: "LOCALHOST_APP_TUNNEL", def: "true", help: "reach applications that read the PROXY header over loopback"},
 	{env: "ENABLE_RESPONSE_BAGGAGE", def: "true", help: "tell callers about the destination"},
+	{env: "ISTIO_META_DNS_CAPTURE", def: "true", help: "false: do not answer pods' DNS questions; switch their capture off in the CNI agent too"},
+	{env: "ISTIO_META_DNS_PROXY_ADDR", def: "localhost:15053", help: "where in each pod its DNS questions are sent"},
+	{env: "PREFERED_SERVICE_NAMESPACE", help: "whose service counts when a name has several, none of the client's namespace and none of Kubernetes"},
 	{env: "ZTUNNEL_WORKER_THREADS", help: "n, n% of the cores, or 0 for all of them"},
 	{env: "ZTUNNEL_CPU_LIMIT", help: "count so many cores instead of those of the machine"},
 	{env: "ZTUNNEL_RESOURCE_CPU_LIMIT", help: "no more workers than this many cores"},
@@ -92,10 +95,7 @@ var settings = []setting{
 	{env: "COMPLIANCE_POLICY", state: ignored, help: "X25519MLKEM768 is preferred, not demanded"},
 	{env: "USER_TIMEOUT_ENABLED", state: ignored, help: "TCP_USER_TIMEOUT is not set"},
 	{env: "UNSTABLE_ENABLE_SOCKS5", state: ignored, help: "no SOCKS5 proxy"},
-	{env: "PREFERED_SERVICE_NAMESPACE", state: ignored, help: "only the DNS proxy would use it"},
 	{env: "AUTHZ_POLICY_INFO_LOGGING", state: ignored, help: "the deciding rule is in each access log line"},
-	{env: "ISTIO_META_DNS_CAPTURE", state: ignored, help: "no DNS proxy: switch capture off in the CNI agent too"},
-	{env: "ISTIO_META_DNS_PROXY_ADDR", state: ignored, help: "no DNS proxy"},
 }
 
 // printSettings writes the table of settings for --help.

@@ -15,6 +15,7 @@ var arrows = map[string][]string{
 	// Level 0: libraries.
 	"internal/meshapi":    nil,
 	"internal/identity":   nil,
+	"internal/h2":         nil,
 	"internal/hbone":      nil,
 	"internal/streamio":   nil,
 	"internal/lifecycle":  nil,
@@ -69,6 +70,7 @@ var arrows = map[string][]string{
 	"waypoint":          {"waypoint/...", "internal/..."},
 	"waypoint/message":  nil,
 	"waypoint/http1":    {"waypoint/message"},
+	"waypoint/http2":    {"waypoint/message", "internal/h2"},
 	"waypoint/entry":    {"internal/hbone", "internal/identity", "internal/policy"},
 	"waypoint/match":    nil,
 	"waypoint/filter":   {"internal/policy", "internal/telemetry"},

@@ -152,7 +152,7 @@ func List(value string) iter.Seq[string] {
 
 // hopByHop are fields that are about one connection. Source: RFC 9110, section
 // 7.6.1; Proxy-Connection is what some clients say instead.
-var hopByHop = []string{"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}
+var hopByHop = []string{"connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "http2-settings"}
 
 // HopByHop reports whether a field is about one connection and is never sent on.
 func HopByHop(name string) bool {

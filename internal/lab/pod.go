@@ -29,6 +29,7 @@ type Pod struct {
 
 	// Owned by the lab's caller.
 	Address   netip.Addr
+	Added     time.Duration // how long CNI ADD took
 	Programs  *Process
 	meshLabel string
 	annotated bool
@@ -94,15 +95,18 @@ func (l *Lab) bringUp(ctx context.Context, p *Pod) error {
 	if err := l.makeNamespace(p.NetNS); err != nil {
 		return err
 	}
+	begun := time.Now()
 	addr, err := p.Node.chain.add(ctx, p)
 	if err != nil {
 		return fmt.Errorf("CNI ADD: %w", err)
 	}
-	p.Address = addr
+	p.Address, p.Added = addr, time.Since(begun)
 	// ADD succeeded: the agent has confirmed that the pod is enrolled.
 	p.annotated = p.wantsMesh() && !l.cfg.NoMesh
-	if err := l.startPrograms(ctx, p); err != nil {
-		return err
+	if !p.Bare {
+		if err := l.startPrograms(ctx, p); err != nil {
+			return err
+		}
 	}
 	p.ready = true
 	return l.WritePod(p)

@@ -23,6 +23,9 @@ type PodSpec struct {
 	// MeshLabel is the pod's own dataplane-mode: "ambient", "none", or empty for
 	// what its namespace says.
 	MeshLabel string
+
+	// Bare means that no program runs in the pod.
+	Bare bool
 }
 
 // Service is a ClusterIP service of the lab.

@@ -56,7 +56,7 @@ func newMesh(t *testing.T) *mesh {
 	m.fabric = netnstest.New(t)
 	netnstest.Bridge(t, m.fabric, "br0")
 	netnstest.Up(t, m.fabric, "br0")
-	netnstest.Addr(t, m.fabric, "br0", netip.MustParsePrefix("10.1.0.1/16"))
+	netnstest.Addr(t, m.fabric, "br0", netip.MustParsePrefix("10.1.0.1/16"), netip.MustParsePrefix("fd00::53/64"))
 	m.apply("mesh", `
 apiVersion: v1
 kind: Namespace

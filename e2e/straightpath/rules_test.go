@@ -14,7 +14,7 @@ func applyRules(t *testing.T, ns *netns.NS) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := redirect.Apply(ns, redirect.Config{IPv6: v6}); err != nil {
+	if err := redirect.Apply(ns, redirect.Config{IPv6: v6, DNS: true}); err != nil {
 		t.Fatal(err)
 	}
 }

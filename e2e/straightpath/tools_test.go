@@ -102,6 +102,7 @@ type dump struct {
 	} `json:"workloads"`
 	Services []struct {
 		Name      string                     `json:"name"`
+		Hostname  string                     `json:"hostname"`
 		Endpoints map[string]json.RawMessage `json:"endpoints"`
 	} `json:"services"`
 	Policies []struct {

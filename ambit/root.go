@@ -31,6 +31,6 @@ This command shows the mesh on one machine and asks a mesh what happened.`,
 	)
 	root.SetHelpCommandGroupID(groupSelf)
 	root.SetCompletionCommandGroupID(groupSelf)
-	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp(), newPerf(), newPerfLoad())
+	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp(), newPerf(), newPerfLoad(), newLab())
 	return root
 }

@@ -1,0 +1,4 @@
+// Command labnetpol will enforce NetworkPolicy on a lab's node.
+package main
+
+func main() { select {} }

@@ -20,7 +20,13 @@ import (
 
 // callers lets discovery use the authenticator of the certificate service, so
 // that one proof opens both.
-type callers struct{ ca.Authenticator }
+type callers struct {
+	ca.Authenticator
+	// proxiesOnly keeps callers out that are neither the proxy of a node nor of a
+	// Gateway: in a cluster any pod can have a token, and who is where and may talk
+	// to whom is not for any pod.
+	proxiesOnly bool
+}
 
 // Authenticate implements [discovery.Authenticator].
 func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
@@ -30,6 +36,9 @@ func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
 	}
 	if err != nil {
 		return discovery.Caller{}, err
+	}
+	if c.proxiesOnly && caller.Node == "" && caller.Gateway == "" {
+		return discovery.Caller{}, fmt.Errorf("%s is neither the proxy of a node nor of a Gateway", caller.Name)
 	}
 	return discovery.Caller{Node: caller.Node, Namespace: caller.Identity.Namespace, Name: caller.Name}, nil
 }

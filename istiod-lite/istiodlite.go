@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,7 +20,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/meshapi/caapi"
 	"github.com/ambit-mesh/ambit/istiod-lite/ca"
 	"github.com/ambit-mesh/ambit/istiod-lite/discovery"
-	"github.com/ambit-mesh/ambit/istiod-lite/files"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 	"github.com/ambit-mesh/ambit/istiod-lite/status"
 )
@@ -54,6 +51,9 @@ const (
 // Config says what to serve and where. Fields that are not said to have a
 // default are required.
 type Config struct {
+	// Cluster is where objects are read and written. nil: they are files, and the
+	// next three are required.
+	Cluster *Cluster
 	// ConfigDir holds the manifests.
 	ConfigDir string
 	// CADir holds key and certificates; they are made when it is empty.
@@ -62,10 +62,11 @@ type Config struct {
 	NodeTokens string
 	// Listen is the address for proxies. Empty means :15012.
 	Listen string
-	// StatusAddr is the address for people. Empty means 127.0.0.1:15014.
+	// StatusAddr is the address for people. Empty means port 15014, in a cluster on
+	// all addresses, else on 127.0.0.1.
 	StatusAddr string
 	// DNSNames are names and addresses of the serving certificate. localhost and
-	// loopback addresses are always in it. Empty: the name of the service in the
+	// loopback addresses are always in it. Empty: the names of the service in the
 	// root namespace as well.
 	DNSNames []string
 	// Model is what the translation depends on.
@@ -78,27 +79,26 @@ type Config struct {
 
 // withDefaults returns the configuration that is in force.
 func (c Config) withDefaults() (Config, error) {
-	for _, required := range []struct{ name, value string }{
-		{"ConfigDir", c.ConfigDir}, {"CADir", c.CADir}, {"NodeTokens", c.NodeTokens},
-	} {
-		if required.value == "" {
-			return Config{}, fmt.Errorf("%s is required", required.name)
+	statusAddr := "127.0.0.1:15014"
+	if c.Cluster != nil {
+		cluster, err := c.Cluster.withDefaults()
+		if err != nil {
+			return Config{}, err
 		}
-	}
-	info, err := os.Stat(c.ConfigDir)
-	if err != nil {
-		return Config{}, fmt.Errorf("directory of manifests: %w", err)
-	}
-	if !info.IsDir() {
-		return Config{}, fmt.Errorf("directory of manifests: %s is a file", c.ConfigDir)
+		c.Cluster = &cluster
+		c.Model.RootNamespace = cmp.Or(c.Model.RootNamespace, cluster.Namespace)
+		statusAddr = ":15014"
+	} else if err := c.checkDirectory(); err != nil {
+		return Config{}, err
 	}
 	c.Listen = cmp.Or(c.Listen, ":15012")
-	c.StatusAddr = cmp.Or(c.StatusAddr, "127.0.0.1:15014")
+	c.StatusAddr = cmp.Or(c.StatusAddr, statusAddr)
 	c.Model.TrustDomain = cmp.Or(c.Model.TrustDomain, "cluster.local")
 	c.Model.RootNamespace = cmp.Or(c.Model.RootNamespace, "istio-system")
 	names := []string{"localhost", "127.0.0.1", "::1"}
 	if len(c.DNSNames) == 0 {
-		names = append(names, "istiod."+c.Model.RootNamespace+".svc")
+		service := "istiod." + c.Model.RootNamespace + ".svc"
+		names = append(names, service, service+"."+cmp.Or(c.Model.ClusterDomain, "cluster.local"))
 	}
 	c.DNSNames = append(names, c.DNSNames...)
 	return c, nil
@@ -113,14 +113,14 @@ type Deps struct {
 // Istiod is a control plane.
 type Istiod struct {
 	// Set by New, then only read.
-	cfg       Config
-	log       *zap.Logger
-	metrics   *prometheus.Registry
-	authority *ca.Authority
-	world     *world
-	grpc      *grpc.Server
-	lobby     *lobby
-	http      *http.Server
+	cfg     Config
+	log     *zap.Logger
+	metrics *prometheus.Registry
+	around  *surroundings
+	world   *world
+	grpc    *grpc.Server
+	lobby   *lobby
+	http    *http.Server
 
 	// Closed by Run once the addresses stand.
 	listening          chan struct{}
@@ -135,29 +135,30 @@ func New(cfg Config, deps Deps) (*Istiod, error) {
 		return nil, err
 	}
 	i := &Istiod{cfg: cfg, log: deps.Log, metrics: deps.Metrics, listening: make(chan struct{})}
-	auth, err := ca.OpenNodeTokens(cfg.NodeTokens)
+	i.world = newWorld(cfg.Model)
+	if cfg.Cluster != nil {
+		i.around, err = inCluster(cfg, i.world, deps)
+	} else {
+		i.around, err = inDirectory(cfg, i.world, deps)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if i.authority, err = ca.Open(ca.Config{Dir: cfg.CADir, TrustDomain: cfg.Model.TrustDomain}, deps.Log); err != nil {
-		return nil, err
-	}
-	serving, err := i.authority.Serving(cfg.DNSNames)
+	serving, err := i.around.authority.Serving(cfg.DNSNames)
 	if err != nil {
 		return nil, err
 	}
 
-	i.world = &world{
-		source: files.New(cfg.ConfigDir, deps.Log),
-		xds:    discovery.New(cfg.Discovery, discovery.Deps{Log: deps.Log, Auth: callers{auth}, Metrics: deps.Metrics}),
-		model:  model.New(cfg.Model),
-	}
-	i.world.board = i.newBoard(auth)
+	auth := i.around.auth
+	i.world.xds = discovery.New(cfg.Discovery, discovery.Deps{
+		Log: deps.Log, Auth: callers{auth, cfg.Cluster != nil}, Metrics: deps.Metrics,
+	})
+	i.world.board = i.newBoard()
 	i.lobby = newLobby(maxUnproven, unprovenTime, deps.Metrics)
 	i.grpc = newPort(auth, serving, i.lobby, deps.Log)
 	i.world.xds.Register(i.grpc)
 	caapi.RegisterIstioCertificateServiceServer(i.grpc, ca.NewService(ca.Deps{
-		Authority: i.authority, Authenticator: auth, Pods: i.world, Log: deps.Log, Metrics: ca.NewMetrics(deps.Metrics, i.authority),
+		Authority: i.around.authority, Authenticator: auth, Pods: i.world, Log: deps.Log, Metrics: ca.NewMetrics(deps.Metrics, i.around.authority),
 	}))
 	i.http = &http.Server{Handler: i.world.board.Handler(deps.Metrics), ReadHeaderTimeout: headersTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes}
 	return i, nil
@@ -178,20 +179,18 @@ func newPort(auth ca.Authenticator, serving *ca.Serving, in *lobby, log *zap.Log
 }
 
 // newBoard says what people may ask.
-func (i *Istiod) newBoard(tokens *ca.NodeTokens) *status.Board {
+func (i *Istiod) newBoard() *status.Board {
 	return status.NewBoard(status.Config{
-		Checks: []status.Check{
+		Checks: append([]status.Check{
 			{Name: "first picture", Fn: i.checkPicture},
-			{Name: "node tokens", Fn: tokens.Check},
-			{Name: "certificate authority", Fn: i.authority.Check},
-		},
-		Sections: []status.Section{
+			{Name: "certificate authority", Fn: i.around.authority.Check},
+		}, i.around.checks...),
+		Sections: append([]status.Section{
 			{Name: "version", Fn: func() any { return i.cfg.Version }},
-			{Name: "files", Fn: func() any { return i.world.source.Report() }},
 			{Name: "xds", Fn: func() any { return i.world.xds.Status() }},
-			{Name: "ca", Fn: func() any { return i.authority.Status() }},
-		},
-		Place: i.world.source.Place,
+			{Name: "ca", Fn: func() any { return i.around.authority.Status() }},
+		}, i.around.sections...),
+		Place: i.around.place,
 	})
 }
 
@@ -200,10 +199,7 @@ func (i *Istiod) checkPicture() error {
 	if i.world.xds.Ready() {
 		return nil
 	}
-	if waiting := i.world.source.Report().Waiting; len(waiting) > 0 {
-		return fmt.Errorf("refused files may hold policies, and it is not known what they said before; mend or remove %s", strings.Join(waiting, ", "))
-	}
-	return errors.New("the directory of manifests has not been read yet")
+	return i.around.waits()
 }
 
 // Listening is closed when both ports are open. Then Addr and StatusAddr stand.
@@ -215,7 +211,8 @@ func (i *Istiod) Addr() net.Addr { return i.listen }
 // StatusAddr is the address for people.
 func (i *Istiod) StatusAddr() net.Addr { return i.statusAddr }
 
-// RootFile is the file with the certificates that the mesh trusts.
+// RootFile is the file with the certificates that the mesh trusts; in a cluster
+// there is none.
 func (i *Istiod) RootFile() string { return filepath.Join(i.cfg.CADir, "root-cert.pem") }
 
 // Run serves until ctx ends or a part fails; then it ends all streams, lets calls
@@ -228,7 +225,7 @@ func (i *Istiod) Run(ctx context.Context) error {
 		return err
 	}
 	i.log.Info("serving", zap.String("version", i.cfg.Version), zap.Stringer("address", i.listen),
-		zap.Stringer("status", i.statusAddr), zap.String("config_dir", i.cfg.ConfigDir), zap.String("root", i.RootFile()))
+		zap.Stringer("status", i.statusAddr), zap.String("reads", i.around.reads))
 
 	var parts lifecycle.Group
 	run := func(name string, fn func(context.Context) error) {
@@ -238,8 +235,11 @@ func (i *Istiod) Run(ctx context.Context) error {
 			}
 		})
 	}
-	run("ca", i.authority.Run)
-	run("files", func(ctx context.Context) error { return i.world.source.Run(ctx, i.world.apply) })
+	run("ca", i.around.authority.Run)
+	run("source", func(ctx context.Context) error { return i.around.source.Run(ctx, i.world.apply) })
+	for name, fn := range i.around.parts {
+		run(name, fn)
+	}
 	run("port for proxies", func(context.Context) error { return i.grpc.Serve(i.lobby.listen(proxies)) })
 	run("port for status", func(context.Context) error { return i.http.Serve(people) })
 	<-ctx.Done()

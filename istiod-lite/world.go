@@ -4,9 +4,12 @@ import (
 	"context"
 	"sync"
 
+	"istio.io/api/label"
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/ambit-mesh/ambit/istiod-lite/ca"
 	"github.com/ambit-mesh/ambit/istiod-lite/discovery"
-	"github.com/ambit-mesh/ambit/istiod-lite/files"
+	"github.com/ambit-mesh/ambit/istiod-lite/keeper"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 	"github.com/ambit-mesh/ambit/istiod-lite/status"
 )
@@ -15,45 +18,102 @@ import (
 // It is the one place where the model meets several goroutines.
 type world struct {
 	// Set by New, then only read.
-	source *files.Source
 	xds    *discovery.Server
 	board  *status.Board
+	live   func(ctx context.Context, node string) ([]*corev1.Pod, error) // the pods of a node by the source itself
+	notice func([]model.Event, []model.Change)                           // nil: nobody else wants to know
+
+	known chan struct{} // closed when the first picture stands
 
 	// mu guards the model, and keeps changes in the order in which they are passed
 	// on. Nothing waits for a client while it is held.
 	mu    sync.RWMutex
 	model *model.Model
+	begun bool // known is closed
 }
 
-var _ ca.PodsOnNode = (*world)(nil)
+var (
+	_ ca.PodsOnNode = (*world)(nil)
+	_ keeper.World  = (*world)(nil)
+)
+
+// newWorld is empty.
+func newWorld(cfg model.Config) *world {
+	return &world{model: model.New(cfg), known: make(chan struct{})}
+}
 
 // apply takes events in and passes on what they changed.
 func (w *world) apply(events []model.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	changes := w.model.Apply(events...)
-	w.board.Apply(changes)
 	w.xds.Push(changes)
+	w.board.Apply(changes)
+	if w.notice != nil {
+		w.notice(events, changes)
+	}
+	if !w.begun {
+		w.begun = true
+		close(w.known)
+	}
 }
 
-// PodsOnNode are the pods of a node. With fresh the directory is read first.
+// Known is closed when the first picture stands.
+func (w *world) Known() <-chan struct{} { return w.known }
+
+// Look is an object, nil when there is none, and what its author should know.
+func (w *world) Look(key model.Key) (model.Object, []model.Condition) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.model.Look(key)
+}
+
+// Keys are the names of all objects of a kind.
+func (w *world) Keys(kind model.Kind) []model.Key {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.model.Keys(kind)
+}
+
+// Pod is one pod; nil when there is none.
+func (w *world) Pod(namespace, name string) *corev1.Pod {
+	o, _ := w.Look(model.Key{Kind: model.KindPod, Namespace: namespace, Name: name})
+	pod, _ := o.(*corev1.Pod)
+	return pod
+}
+
+// PodsOn are the pods of a node.
+func (w *world) PodsOn(node string) []*corev1.Pod {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.model.PodsOn(node)
+}
+
+// PodsOnNode are the pods of a node. With fresh the source itself is asked.
 func (w *world) PodsOnNode(ctx context.Context, node string, fresh bool) ([]ca.Pod, error) {
+	on := w.PodsOn(node)
 	if fresh {
-		if err := w.source.Refresh(ctx, w.apply); err != nil {
+		var err error
+		if on, err = w.live(ctx, node); err != nil {
 			return nil, err
 		}
 	}
-	w.mu.RLock()
-	defer w.mu.RUnlock()
 	var pods []ca.Pod
-	for _, p := range w.model.PodsOn(node) {
-		pods = append(pods, ca.Pod{
-			Name:           p.Name,
-			Namespace:      p.Namespace,
-			ServiceAccount: model.AccountOf(p),
-			Node:           p.Spec.NodeName,
-			Phase:          string(p.Status.Phase),
-		})
+	for _, p := range on {
+		pods = append(pods, podOf(p))
 	}
 	return pods, nil
+}
+
+// podOf is a pod as far as its certificates go.
+func podOf(p *corev1.Pod) ca.Pod {
+	return ca.Pod{
+		Name:           p.Name,
+		Namespace:      p.Namespace,
+		ServiceAccount: model.AccountOf(p),
+		Node:           p.Spec.NodeName,
+		Phase:          string(p.Status.Phase),
+		UID:            string(p.UID),
+		Gateway:        p.Labels[label.IoK8sNetworkingGatewayGatewayName.Name],
+	}
 }

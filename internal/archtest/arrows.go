@@ -78,6 +78,7 @@ var arrows = map[string][]string{
 
 	"istiod-lite":           {"istiod-lite/...", "internal/identity", "internal/telemetry"},
 	"istiod-lite/kube":      {"istiod-lite/model"},
+	"istiod-lite/keeper":    {"istiod-lite/model", "istiod-lite/kube"},
 	"istiod-lite/files":     {"istiod-lite/model", "internal/yamldir"},
 	"istiod-lite/model":     {"internal/identity"},
 	"istiod-lite/discovery": {"istiod-lite/model"},

@@ -39,10 +39,14 @@ const (
 	serialBits = 127
 )
 
+// errNoKey is why nothing is signed yet.
+var errNoKey = errors.New("there is no CA key yet")
+
 // Config says where an [Authority] lives and how long its certificates do. A
 // negative duration is an error.
 type Config struct {
-	// Dir holds key and certificates. It is made when it is absent.
+	// Dir holds key and certificates. It is made when it is absent. Empty: they
+	// come by [Authority.Use].
 	Dir string
 	// TrustDomain is that of the mesh; nothing else is signed.
 	TrustDomain string
@@ -55,9 +59,6 @@ type Config struct {
 
 // withDefaults returns the configuration that is in force.
 func (c Config) withDefaults() (Config, error) {
-	if c.Dir == "" {
-		return Config{}, errors.New("ca: the directory is not set")
-	}
 	if _, err := identity.NewID(c.TrustDomain, "x", "x"); err != nil {
 		return Config{}, fmt.Errorf("ca: trust domain %q: %w", c.TrustDomain, err)
 	}
@@ -78,21 +79,37 @@ type Authority struct {
 	cfg Config
 	log *zap.Logger
 
-	ring atomic.Pointer[keyring] // never nil after Open
+	ring    atomic.Pointer[keyring] // nil until there is a key: never after Open
+	changed chan struct{}           // a note that ring is another one
 
 	// mu serialises reloads and guards the fields below.
 	mu     sync.Mutex
 	seen   directoryVersion
-	failed error // of the last reload; nil when it is in force
+	failed error     // of the last reload; nil when it is in force
+	where  string    // the directory, or the Secret of the last Use
+	warned time.Time // when it was last said that the end is near
 }
 
-// Open reads the directory, or makes a self-signed root in an empty one.
-func Open(cfg Config, log *zap.Logger) (*Authority, error) {
+// New makes an authority without a key: it signs nothing until [Authority.Use]
+// has given it one.
+func New(cfg Config, log *zap.Logger) (*Authority, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{cfg: cfg, log: log}
+	return &Authority{cfg: cfg, log: log, where: cfg.Dir, changed: make(chan struct{}, 1)}, nil
+}
+
+// Open reads the directory, or makes a self-signed root in an empty one.
+func Open(cfg Config, log *zap.Logger) (*Authority, error) {
+	if cfg.Dir == "" {
+		return nil, errors.New("ca: the directory is not set")
+	}
+	a, err := New(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	cfg = a.cfg
 	if err := prepareDirectory(cfg); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
@@ -112,9 +129,59 @@ func Open(cfg Config, log *zap.Logger) (*Authority, error) {
 // logged, and the last good one stays in force.
 func (a *Authority) Run(ctx context.Context) error {
 	for lifecycle.Sleep(ctx, lookAgain) == nil {
-		a.Reload()
+		if a.cfg.Dir != "" {
+			a.Reload()
+		}
+		a.warn(time.Now())
 	}
 	return nil
+}
+
+// Use puts the values of a Secret in force, by the names of the files that a
+// directory would have; empty ones count as absent. where is how people call the
+// Secret. It returns why what is there cannot be used; then the last good state
+// stays in force.
+func (a *Authority) Use(where string, values map[string][]byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.failed
+	a.where = where
+	ring, err := material{where: where, files: values, secret: true}.keyring(time.Now())
+	if err == nil {
+		a.installLocked(ring)
+	}
+	a.failed = err
+	a.sayLocked(before)
+	return a.failed
+}
+
+// Changed has a note whenever there are other certificates than before. One
+// goroutine may wait for it.
+func (a *Authority) Changed() <-chan struct{} { return a.changed }
+
+// installLocked puts a keyring in force. The caller holds a.mu.
+func (a *Authority) installLocked(ring *keyring) {
+	if old := a.ring.Load(); old != nil && old.digest == ring.digest {
+		return
+	}
+	a.ring.Store(ring)
+	a.log.Info("CA certificates changed", zap.String("in", a.where), zap.Stringer("issuer", ring.issuer.Subject),
+		zap.Time("issuer_not_after", ring.notAfter), zap.Int("roots", len(ring.roots)))
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// sayLocked logs that a set was refused, once, and that the next was not. The
+// caller holds a.mu.
+func (a *Authority) sayLocked(before error) {
+	switch {
+	case a.failed != nil && (before == nil || before.Error() != a.failed.Error()):
+		a.log.Error("CA files refused, the last good ones stay in force", zap.String("in", a.where), zap.Error(a.failed))
+	case a.failed == nil && before != nil:
+		a.log.Info("CA files accepted again", zap.String("in", a.where))
+	}
 }
 
 // Reload takes over changes of the directory now. It returns why what is there
@@ -128,12 +195,7 @@ func (a *Authority) Reload() error {
 	}
 	before := a.failed
 	a.seen, a.failed = version, a.reloadLocked()
-	switch {
-	case a.failed != nil && (before == nil || before.Error() != a.failed.Error()):
-		a.log.Error("CA files refused, the last good ones stay in force", zap.String("dir", a.cfg.Dir), zap.Error(a.failed))
-	case a.failed == nil && before != nil:
-		a.log.Info("CA files accepted again", zap.String("dir", a.cfg.Dir))
-	}
+	a.sayLocked(before)
 	return a.failed
 }
 
@@ -149,50 +211,21 @@ func (a *Authority) reloadLocked() error {
 	if err := ring.publish(a.cfg.Dir); err != nil {
 		return fmt.Errorf("publish roots: %w", err)
 	}
-	a.ring.Store(ring)
-	a.log.Info("CA files changed", zap.Stringer("issuer", ring.issuer.Subject),
-		zap.Time("issuer_not_after", ring.notAfter), zap.Int("roots", len(ring.roots)))
+	a.installLocked(ring)
 	return nil
 }
 
-// Roots returns the certificates that the mesh trusts, in PEM.
-func (a *Authority) Roots() string { return a.ring.Load().rootsPEM }
+// Roots returns the certificates that the mesh trusts, in PEM; empty when there
+// are none yet.
+func (a *Authority) Roots() string {
+	if ring := a.ring.Load(); ring != nil {
+		return ring.rootsPEM
+	}
+	return ""
+}
 
 // TrustDomain returns the trust domain whose identities are signed.
 func (a *Authority) TrustDomain() string { return a.cfg.TrustDomain }
-
-// Check says why nothing can be signed; nil when it can.
-func (a *Authority) Check() error {
-	ring := a.ring.Load()
-	if now := time.Now(); !now.Before(ring.notAfter) {
-		return fmt.Errorf("the certificate %v, or what it rests on, has expired at %v: put a new one into %s", ring.issuer.Subject, ring.notAfter, a.cfg.Dir)
-	}
-	return nil
-}
-
-// Status says how it stands with an [Authority].
-type Status struct {
-	Issuer    string    // subject of the certificate that signs
-	NotAfter  time.Time // when it, or what it rests on, ends
-	Roots     []string  // subjects of the trusted roots
-	LastError string    // why the files that are there now are not in force; or ""
-}
-
-// Status describes the state that is in force.
-func (a *Authority) Status() Status {
-	a.mu.Lock()
-	failed := a.failed
-	a.mu.Unlock()
-	ring := a.ring.Load()
-	s := Status{Issuer: ring.issuer.Subject.String(), NotAfter: ring.notAfter}
-	for _, root := range ring.roots {
-		s.Roots = append(s.Roots, root.Subject.String())
-	}
-	if failed != nil {
-		s.LastError = failed.Error()
-	}
-	return s
-}
 
 // Sign makes a certificate that says that the holder of public is id. A ttl of
 // zero or less means the default. The result is leaf, intermediates, and last
@@ -217,6 +250,9 @@ func (a *Authority) Sign(public crypto.PublicKey, id identity.ID, ttl time.Durat
 		return nil, err
 	}
 	ring := a.ring.Load()
+	if ring == nil {
+		return nil, errNoKey
+	}
 	der, err := ring.sign(&x509.Certificate{
 		URIs:        []*url.URL{uri},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

@@ -319,7 +319,7 @@ func TestRotationWithoutARestart(t *testing.T) {
 		put(t, dir, extraRootsFile, oldRoot)
 		look()
 		renewed := signed(t, a, account("renewed"), 0)
-		if s := a.Status(); s.LastError != "" || s.Issuer != "CN=next" || len(s.Roots) != 2 {
+		if s := a.Status(); s.LastError != "" || s.IssuerIs != "CN=next" || len(s.Roots) != 2 {
 			t.Errorf("after the swap: %+v", s)
 		}
 		if renewed.Verify(time.Now()) != nil || (identity.Peer{ID: old.ID, Chain: old.Chain, NotAfter: old.NotAfter()}).TrustedBy(renewed, time.Now()) != nil {

@@ -17,6 +17,8 @@ type Caller struct {
 	Node string
 	// Identity is its own; zero when its proof names a node only.
 	Identity identity.ID
+	// Gateway is the name of the Gateway whose pod it is; empty when it is of none.
+	Gateway string
 	// Name is how log lines call it.
 	Name string
 }
@@ -59,6 +61,10 @@ type Pod struct {
 	Node string
 	// Phase is that of its status: Pending, Running, Succeeded, Failed, Unknown.
 	Phase string
+	// UID tells it from others that had the name.
+	UID string
+	// Gateway is the name of the Gateway that it belongs to, if any.
+	Gateway string
 }
 
 // PodsOnNode tells which pods a node runs.

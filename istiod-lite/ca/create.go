@@ -53,7 +53,11 @@ func prepareDirectory(cfg Config) error {
 	if given := exists(filepath.Join(cfg.Dir, chainFile)); given == nil {
 		return fmt.Errorf("%s is there but %s is not: want all files of an intermediate, or none", chainFile, certPath)
 	}
-	key, err := loadKey(keyPath)
+	text, err := readSecret(keyPath, maxFile)
+	if err != nil {
+		return err
+	}
+	key, err := parseKey(keyPath, text)
 	if err != nil {
 		return err
 	}
@@ -71,26 +75,58 @@ func exists(path string) error {
 
 // createKey writes a new key.
 func createKey(path string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	_, text, err := makeKey()
 	if err != nil {
 		return err
+	}
+	return writeFile(path, text, 0o600, true)
+}
+
+// makeKey makes a key. The text is the same in PEM.
+func makeKey() (crypto.Signer, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600, true)
+	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // createRoot writes the self-signed certificate of key.
 func createRoot(path, trustDomain string, key crypto.Signer) error {
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	text, err := makeRoot(trustDomain, key)
 	if err != nil {
 		return err
 	}
+	return writeFile(path, text, 0o644, true)
+}
+
+// MakeRoot makes key and certificate of a self-signed root, in the layout of a
+// Secret. It is not in force by that.
+func (a *Authority) MakeRoot() (map[string][]byte, error) {
+	key, text, err := makeKey()
+	if err != nil {
+		return nil, err
+	}
+	root, err := makeRoot(a.cfg.TrustDomain, key)
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{keyFile: text, certFile: root, rootFile: root, chainFile: {}}, nil
+}
+
+// makeRoot makes the self-signed certificate of key, in PEM.
+func makeRoot(trustDomain string, key crypto.Signer) ([]byte, error) {
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Each root has a name of its own, so that verifiers and people can tell an
 	// old one from a new one.
@@ -111,7 +147,7 @@ func createRoot(path, trustDomain string, key crypto.Signer) error {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return writeFile(path, []byte(certificatePEM(der)), 0o644, true)
+	return []byte(certificatePEM(der)), nil
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
@@ -29,6 +30,11 @@ const (
 	rootFile       = "root-cert.pem"
 	extraRootsFile = "extra-roots.pem"
 )
+
+// materialFiles are all of them.
+func materialFiles() [5]string {
+	return [...]string{keyFile, certFile, chainFile, rootFile, extraRootsFile}
+}
 
 // maxFile is the most that is read of any of them, in bytes.
 const maxFile = 1 << 20
@@ -54,7 +60,7 @@ type directoryVersion struct {
 // directoryVersionOf looks at the files of dir.
 func directoryVersionOf(dir string) directoryVersion {
 	var v directoryVersion
-	for i, name := range []string{keyFile, certFile, chainFile, rootFile, extraRootsFile} {
+	for i, name := range materialFiles() {
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			v.files[i] = versionOf(info)
 		}
@@ -71,44 +77,101 @@ func (v directoryVersion) fresh(now time.Time) bool {
 	})
 }
 
+// material is what a keyring is made of: the files of a directory, or the values
+// of a Secret.
+type material struct {
+	where  string // begins the path of each
+	files  map[string][]byte
+	secret bool // of a cluster: what is empty is absent, and nothing is ours to write
+}
+
+// path is where a file stands, for people.
+func (m material) path(name string) string { return m.where + "/" + name }
+
+// has reports whether there is a file of that name.
+func (m material) has(name string) bool {
+	text, ok := m.files[name]
+	return ok && (!m.secret || len(text) > 0)
+}
+
+// readDirectory reads the files of dir that are there. The key must be closed to
+// others.
+func readDirectory(dir string) (material, error) {
+	m := material{where: filepath.Clean(dir), files: map[string][]byte{}}
+	for _, name := range materialFiles() {
+		read := readBounded
+		if name == keyFile {
+			read = readSecret
+		}
+		data, err := read(filepath.Join(dir, name), maxFile)
+		switch {
+		case err == nil:
+			m.files[name] = data
+		case !errors.Is(err, fs.ErrNotExist):
+			return m, err
+		}
+	}
+	return m, nil
+}
+
 // loadKeyring reads and checks the files of dir. Errors name the file.
 func loadKeyring(dir string, now time.Time) (*keyring, error) {
-	r := &keyring{}
-	var err error
-	if r.key, err = loadKey(filepath.Join(dir, keyFile)); err != nil {
+	m, err := readDirectory(dir)
+	if err != nil {
 		return nil, err
 	}
-	issuers, err := loadCertificates(dir, certFile)
+	return m.keyring(now)
+}
+
+// keyring checks the material and makes a keyring of it. Errors name the file.
+func (m material) keyring(now time.Time) (*keyring, error) {
+	r := &keyring{}
+	var err error
+	if r.key, err = m.key(); err != nil {
+		return nil, err
+	}
+	issuers, err := m.certificates(certFile)
 	if err != nil {
 		return nil, err
 	}
 	r.issuer = issuers[0]
-	if err := r.checkIssuer(filepath.Join(dir, certFile)); err != nil {
+	if err := r.checkIssuer(m.path(certFile)); err != nil {
 		return nil, err
 	}
-	chain, err := loadCertificates(dir, chainFile)
-	r.selfSigned = errors.Is(err, fs.ErrNotExist)
+	var chain []*x509.Certificate
+	r.selfSigned = !m.has(chainFile)
 	switch {
-	case r.selfSigned && r.issuer.CheckSignatureFrom(r.issuer) != nil:
-		return nil, fmt.Errorf("%s is not self-signed, so %s and %s have to be there too",
-			filepath.Join(dir, certFile), chainFile, rootFile)
-	case r.selfSigned:
-		r.roots = issuers
-	case err != nil:
-		return nil, err
-	default:
-		if r.roots, err = loadCertificates(dir, rootFile); err != nil {
+	case !r.selfSigned:
+		if chain, err = m.certificates(chainFile); err != nil {
 			return nil, err
 		}
+		if r.roots, err = m.certificates(rootFile); err != nil {
+			return nil, err
+		}
+	case r.issuer.CheckSignatureFrom(r.issuer) != nil:
+		return nil, fmt.Errorf("%s is not self-signed, so %s and %s have to be there too",
+			m.path(certFile), chainFile, rootFile)
+	default:
+		r.roots = issuers
 	}
-	extra, err := loadCertificates(dir, extraRootsFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	further := []string{extraRootsFile}
+	if r.selfSigned && m.secret { // in a directory it is what we wrote
+		further = append(further, rootFile)
 	}
-	r.roots = unique(append(slices.Clip(r.roots), extra...))
+	for _, name := range further {
+		if !m.has(name) {
+			continue
+		}
+		more, err := m.certificates(name)
+		if err != nil {
+			return nil, err
+		}
+		r.roots = append(slices.Clip(r.roots), more...)
+	}
+	r.roots = unique(r.roots)
 	for _, root := range r.roots {
 		if !root.IsCA || !root.BasicConstraintsValid {
-			return nil, fmt.Errorf("root %v in %s is not a certificate of a CA", root.Subject, dir)
+			return nil, fmt.Errorf("root %v in %s is not a certificate of a CA", root.Subject, m.where)
 		}
 	}
 	if err := r.buildChain(append(issuers, chain...), now); err != nil {
@@ -186,31 +249,48 @@ func (r *keyring) publish(dir string) error {
 	return writeFile(path, []byte(r.rootsPEM), 0o644, false)
 }
 
-// loadCertificates reads a PEM file of one or more certificates.
-func loadCertificates(dir, name string) ([]*x509.Certificate, error) {
-	path := filepath.Join(dir, name)
-	data, err := readBounded(path, maxFile)
+// certificates reads a PEM file of one or more certificates.
+func (m material) certificates(name string) ([]*x509.Certificate, error) {
+	data, err := m.read(name)
 	if err != nil {
 		return nil, err
 	}
 	certs, err := identity.ParseCertificates(string(data))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", m.path(name), err)
 	}
 	return certs, nil
 }
 
-// loadKey reads a private key in PEM from a file that is closed to others.
-func loadKey(path string) (crypto.Signer, error) {
-	data, err := readSecret(path, maxFile)
+// read is the content of a file that must be there.
+func (m material) read(name string) ([]byte, error) {
+	switch {
+	case m.has(name):
+	case m.secret:
+		return nil, fmt.Errorf("%s is missing, or empty", m.path(name))
+	default:
+		return nil, &fs.PathError{Op: "open", Path: m.path(name), Err: syscall.ENOENT}
+	}
+	return m.files[name], nil
+}
+
+// key reads the private key.
+func (m material) key() (crypto.Signer, error) {
+	data, err := m.read(keyFile)
 	if err != nil {
 		return nil, err
 	}
+	return parseKey(m.path(keyFile), data)
+}
+
+// parseKey reads a private key in PEM.
+func parseKey(path string, data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, fmt.Errorf("%s holds no PEM block", path)
 	}
 	var key any
+	var err error
 	switch block.Type {
 	case "PRIVATE KEY":
 		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)

@@ -146,7 +146,7 @@ func (l *link) exchange(t *testing.T, why string) {
 func TestRootIsReplacedUnderLiveConnections(t *testing.T) {
 	dir := t.TempDir()
 	p := serve(t, dir)
-	p.world.source = []Pod{{"web-1", "shop", "web", "one", "Running"}, {"cart-1", "shop", "cart", "two", "Running"}}
+	p.world.source = []Pod{{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running"}, {Name: "cart-1", Namespace: "shop", ServiceAccount: "cart", Node: "two", Phase: "Running"}}
 	web, cart := newProxy(t, p, tokenOne, account("web")), newProxy(t, p, tokenTwo, account("cart"))
 	oldRoot, next := p.authority.Roots(), newPair(t, "next", nil)
 
@@ -194,7 +194,7 @@ func TestRootIsReplacedUnderLiveConnections(t *testing.T) {
 // What node authorization refuses reaches the proxy as an error that says so.
 func TestAProxyGetsNothingForPodsOfOthers(t *testing.T) {
 	p := serve(t, t.TempDir())
-	p.world.source = []Pod{{"web-1", "shop", "web", "one", "Running"}, {"cart-1", "shop", "cart", "two", "Running"}}
+	p.world.source = []Pod{{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running"}, {Name: "cart-1", Namespace: "shop", ServiceAccount: "cart", Node: "two", Phase: "Running"}}
 	one := newProxy(t, p, tokenOne, account("web"))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

@@ -149,15 +149,15 @@ const web = "spiffe://td/ns/shop/sa/web"
 func TestCertificateService(t *testing.T) {
 	p := serve(t, t.TempDir())
 	p.world.source = []Pod{
-		{"web-1", "shop", "web", "one", "Running"},
-		{"young-1", "shop", "young", "one", "Pending"},
-		{"odd-1", "shop", "odd", "one", "Unknown"},
-		{"cart-1", "shop", "cart", "two", "Running"},
-		{"done-1", "shop", "done", "one", "Succeeded"},
-		{"broken-1", "shop", "broken", "one", "Failed"},
-		{"both-1", "shop", "both", "one", "Failed"},
-		{"both-2", "shop", "both", "one", "Running"},
-		{"lost-1", "shop", "lost", "", "Pending"},
+		{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running"},
+		{Name: "young-1", Namespace: "shop", ServiceAccount: "young", Node: "one", Phase: "Pending"},
+		{Name: "odd-1", Namespace: "shop", ServiceAccount: "odd", Node: "one", Phase: "Unknown"},
+		{Name: "cart-1", Namespace: "shop", ServiceAccount: "cart", Node: "two", Phase: "Running"},
+		{Name: "done-1", Namespace: "shop", ServiceAccount: "done", Node: "one", Phase: "Succeeded"},
+		{Name: "broken-1", Namespace: "shop", ServiceAccount: "broken", Node: "one", Phase: "Failed"},
+		{Name: "both-1", Namespace: "shop", ServiceAccount: "both", Node: "one", Phase: "Failed"},
+		{Name: "both-2", Namespace: "shop", ServiceAccount: "both", Node: "one", Phase: "Running"},
+		{Name: "lost-1", Namespace: "shop", ServiceAccount: "lost", Node: "", Phase: "Pending"},
 	}
 	for _, tt := range []struct {
 		name, token string
@@ -276,7 +276,7 @@ func counter(t *testing.T, reg *prometheus.Registry, name, reason string) float6
 
 func TestOneLiveReadBeforeItRefuses(t *testing.T) {
 	p := serve(t, t.TempDir())
-	p.world.source = []Pod{{"web-1", "shop", "web", "one", "Running"}}
+	p.world.source = []Pod{{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running"}}
 	if _, err := p.create(tokenOne, request(t, web)); err != nil || p.world.reads != 1 {
 		t.Errorf("a pod that memory does not know yet: %v, %d live reads, want 1", err, p.world.reads)
 	}
@@ -304,7 +304,7 @@ func TestALiveReadThatFailsRefusesForNow(t *testing.T) {
 // others come to theirs.
 func TestLiveReadsAreShared(t *testing.T) {
 	p := serve(t, t.TempDir())
-	p.world.source = []Pod{{"web-1", "shop", "web", "two", "Running"}}
+	p.world.source = []Pod{{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "two", Phase: "Running"}}
 	free := make(chan struct{})
 	var mu sync.Mutex
 	running, most := 0, 0

@@ -67,6 +67,9 @@ func (s *Serving) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ring, now := s.authority.ring.Load(), time.Now()
+	if ring == nil {
+		return nil, errNoKey
+	}
 	if s.cert != nil && s.ring == ring && now.Before(s.renewAt) {
 		return s.cert, nil
 	}

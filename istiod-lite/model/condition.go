@@ -30,6 +30,16 @@ const (
 	ReasonTrafficType      = "UnsupportedTrafficType"
 )
 
+// IsOurCondition reports whether a condition of an object is one that this
+// control plane writes.
+func IsOurCondition(name string) bool {
+	switch name {
+	case ConditionZtunnel, ConditionWaypoint, ConditionBound, ConditionDistribution, ConditionAccepted:
+		return true
+	}
+	return false
+}
+
 // invalid says that an object was left out because of one field.
 func invalid(path string, err error) Condition {
 	return Condition{Type: ConditionAccepted, Reason: ReasonInvalid, Message: fmt.Sprintf("%s: %v", path, err)}

@@ -117,13 +117,17 @@ func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Con
 			Message: fmt.Sprintf("hosts %s: a Service or an older ServiceEntry of this namespace has the name", strings.Join(missing, ", ")),
 		})
 	}
-	addresses, err := m.entryAddresses(e)
+	own, err := m.entryAddresses(e)
 	if err != nil {
 		return nil, append(conditions, invalid("spec.addresses", err))
 	}
 	balancing, notes := m.entryBalancing(e)
 	conditions = append(conditions, notes...)
 	for _, host := range hosts {
+		addresses := own
+		if len(own) == 0 {
+			addresses = m.autoAddresses(e, host)
+		}
 		s := &workloadapi.Service{
 			Name:            e.Name,
 			Namespace:       e.Namespace,
@@ -182,6 +186,32 @@ func (m *Model) entryAddresses(e *networking.ServiceEntry) ([]*workloadapi.Netwo
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// AutoAddressHosts are the hosts of an entry that get addresses of the mesh: none
+// when it has its own, is reached at any address, or has opted out. A host with a
+// wildcard is no host.
+func AutoAddressHosts(e *networking.ServiceEntry) []string {
+	if len(e.Spec.GetAddresses()) > 0 || e.Spec.GetResolution() == api.ServiceEntry_NONE ||
+		strings.EqualFold(e.Labels[label.NetworkingEnableAutoallocateIp.Name], "false") {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(e.Spec.GetHosts()), func(h string) bool { return strings.Contains(h, "*") })
+}
+
+// autoAddresses are the addresses of the mesh that a host of an entry was given:
+// they stand in its status.
+func (m *Model) autoAddresses(e *networking.ServiceEntry, host string) []*workloadapi.NetworkAddress {
+	if !slices.Contains(AutoAddressHosts(e), host) {
+		return nil
+	}
+	var all []*workloadapi.NetworkAddress
+	for _, a := range e.Status.GetAddresses() {
+		if addr, err := netip.ParseAddr(a.GetValue()); err == nil && (a.GetHost() == host || a.GetHost() == "") {
+			all = append(all, &workloadapi.NetworkAddress{Network: m.cfg.Network, Address: addressBytes(addr)})
+		}
+	}
+	return all
 }
 
 // entryBalancing is which endpoints are preferred; without resolution the address

@@ -22,7 +22,7 @@ const tunnelLabel = "networking.istio.io/tunnel"
 // fromPod is the workload of a pod that has an address and has not ended.
 func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	addresses := podAddresses(p)
-	if hasEnded(p) || len(addresses) == 0 {
+	if HasEnded(p) || len(addresses) == 0 {
 		return nil, nil
 	}
 	s := m.space(p.Namespace)
@@ -55,8 +55,8 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	return []*Resource{workloadResource(w)}, conditions
 }
 
-// hasEnded reports whether none of the pod's containers will ever run again.
-func hasEnded(p *corev1.Pod) bool {
+// HasEnded reports whether none of the pod's containers will ever run again.
+func HasEnded(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 

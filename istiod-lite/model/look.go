@@ -1,0 +1,101 @@
+package model
+
+import (
+	"maps"
+	"slices"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	security "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryapi "k8s.io/api/discovery/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// shelf holds the objects of one kind in one namespace.
+type shelf interface {
+	look(name string) Object
+	names() []string
+}
+
+// shelfOf is a shelf of one Go type.
+type shelfOf[T any, P interface {
+	*T
+	Object
+}] map[string]*T
+
+// look implements shelf.
+func (s shelfOf[T, P]) look(name string) Object {
+	if o := s[name]; o != nil {
+		return P(o)
+	}
+	return nil
+}
+
+// names implements shelf.
+func (s shelfOf[T, P]) names() []string { return slices.Collect(maps.Keys(s)) }
+
+// shelf is where the objects of a kind are; nil for a kind that is kept
+// elsewhere, or not at all.
+func (s *space) shelf(kind Kind) shelf {
+	switch kind {
+	case KindPod:
+		return shelfOf[corev1.Pod, *corev1.Pod](s.pods)
+	case KindService:
+		return shelfOf[corev1.Service, *corev1.Service](s.services)
+	case KindEndpointSlice:
+		return shelfOf[discoveryapi.EndpointSlice, *discoveryapi.EndpointSlice](s.slices)
+	case KindAuthorizationPolicy:
+		return shelfOf[security.AuthorizationPolicy, *security.AuthorizationPolicy](s.policies)
+	case KindPeerAuthentication:
+		return shelfOf[security.PeerAuthentication, *security.PeerAuthentication](s.peers)
+	case KindWorkloadEntry:
+		return shelfOf[networking.WorkloadEntry, *networking.WorkloadEntry](s.entries)
+	case KindServiceEntry:
+		return shelfOf[networking.ServiceEntry, *networking.ServiceEntry](s.serviceEntries)
+	case KindGateway:
+		return shelfOf[gateway.Gateway, *gateway.Gateway](s.gateways)
+	}
+	return nil
+}
+
+// Look is an object, nil when there is none, and its conditions. They must not be
+// changed.
+func (m *Model) Look(key Key) (Object, []Condition) {
+	conditions := m.conditions[key]
+	switch key.Kind {
+	case KindNode:
+		return shelfOf[corev1.Node, *corev1.Node](m.nodes).look(key.Name), conditions
+	case KindNamespace:
+		if s := m.spaces[key.Name]; s != nil && s.namespace != nil {
+			return s.namespace, conditions
+		}
+		return nil, conditions
+	}
+	if s := m.spaces[key.Namespace]; s != nil {
+		if on := s.shelf(key.Kind); on != nil {
+			return on.look(key.Name), conditions
+		}
+	}
+	return nil, conditions
+}
+
+// Keys are the names of all objects of a kind, in no order.
+func (m *Model) Keys(kind Kind) []Key {
+	var keys []Key
+	if kind == KindNode {
+		for name := range m.nodes {
+			keys = append(keys, Key{Kind: kind, Name: name})
+		}
+	}
+	for namespace, s := range m.spaces {
+		if kind == KindNamespace && s.namespace != nil {
+			keys = append(keys, Key{Kind: kind, Name: namespace})
+		}
+		if on := s.shelf(kind); on != nil {
+			for _, name := range on.names() {
+				keys = append(keys, Key{kind, namespace, name})
+			}
+		}
+	}
+	return keys
+}

@@ -37,8 +37,8 @@ func Components() []Component {
 			Name:        "cni",
 			Description: "CNI plugin and node agent of the ambit mesh",
 			Programs: []Program{
-				{"./cni/cmd/ambit-cni-agent", "/ambit-cni-agent"},
-				{"./cni/cmd/ambit-cni", "/opt/cni/bin/ambit-cni"},
+				{"./cni/cmd/ambit-cni-agent", "/usr/local/bin/ambit-cni-agent"},
+				{"./cni/cmd/ambit-cni", "/usr/local/bin/ambit-cni"},
 			},
 			User: "0:0", // it writes where the container runtime looks, and rules into the namespaces of pods
 		},

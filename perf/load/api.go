@@ -8,8 +8,9 @@ import (
 
 // Ports of the servers in a pod.
 const (
-	WebPort  = 8080 // answers requests; see exchange.go
-	BulkPort = 8081 // takes or sends bytes
+	WebPort   = 8080 // answers requests; see exchange.go
+	BulkPort  = 8081 // takes or sends bytes
+	ChainPort = 8082 // asks the next one; see chain.go
 )
 
 // Kind says what a generator does.
@@ -43,6 +44,9 @@ type Order struct {
 	Connections int `json:"connections"`
 	// Direction of bulk.
 	Direction Direction `json:"direction,omitempty"`
+	// Chain are the servers behind the first, as host:port of their chain ports:
+	// each asks the next before it answers. Address is the chain port of the first.
+	Chain []string `json:"chain,omitempty"`
 	// PerSecond is how many requests a second rate sends over all connections.
 	PerSecond int `json:"perSecond,omitempty"`
 	// Warm is how long the load runs before what it does is counted as latency.

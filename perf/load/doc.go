@@ -10,6 +10,9 @@
 //	churn   a connection per request
 //	hold    connections that have done one request and then do nothing
 //
+// The requests of rate and most may go through a chain of servers, each of which
+// asks the next.
+//
 // [Run] serves and takes orders on a Unix socket; a [Client] gives them.
 // Counters say what has happened so far, so that whoever measures can take them
 // at the same moments as processor time.

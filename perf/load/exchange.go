@@ -40,6 +40,15 @@ func answer() []byte {
 // asks for the end.
 func serveWeb(_ context.Context, c net.Conn) error {
 	whole := answer()
+	return eachRequest(c, func(head []byte) (last bool, err error) {
+		_, err = c.Write(whole)
+		return bytes.Contains(head, []byte("\r\nConnection: close\r\n")), err
+	})
+}
+
+// eachRequest calls answer with the head of each request on c, until the client
+// ends or answer says that this was the last.
+func eachRequest(c net.Conn, answer func(head []byte) (last bool, err error)) error {
 	buf := make([]byte, maxHead)
 	have := 0
 	for {
@@ -51,8 +60,7 @@ func serveWeb(_ context.Context, c net.Conn) error {
 				break
 			}
 			end += len(headEnd)
-			last := bytes.Contains(buf[:end], []byte("\r\nConnection: close\r\n"))
-			if _, err := c.Write(whole); err != nil || last {
+			if last, err := answer(buf[:end]); err != nil || last {
 				return err
 			}
 			have = copy(buf, buf[end:have])

@@ -2,15 +2,14 @@ package load
 
 import (
 	"context"
-	"io"
 	"net"
 )
 
 // warmUp does one exchange on each connection, so that all of the way behind it
 // stands.
-func warmUp(ctx context.Context, conns []net.Conn) error {
+func warmUp(ctx context.Context, conns []net.Conn, request []byte) error {
 	return each(ctx, conns, func(_ context.Context, c net.Conn) error {
-		if _, err := io.WriteString(c, requestKeep); err != nil {
+		if _, err := c.Write(request); err != nil {
 			return err
 		}
 		in := answerReader{c: c}

@@ -2,7 +2,6 @@ package load
 
 import (
 	"context"
-	"io"
 	"net"
 	"time"
 )
@@ -13,6 +12,7 @@ func (g *generator) runMost(ctx context.Context, conns []net.Conn) error {
 	start := time.Now()
 	end := start.Add(g.order.Warm + g.order.Window)
 	count := g.countFrom(start)
+	request := g.order.request()
 	err := each(ctx, conns, func(_ context.Context, c net.Conn) error {
 		in := answerReader{c: c}
 		i := indexOf(conns, c)
@@ -21,7 +21,7 @@ func (g *generator) runMost(ctx context.Context, conns []net.Conn) error {
 			if begun.After(end) {
 				return nil
 			}
-			if _, err := io.WriteString(c, requestKeep); err != nil {
+			if _, err := c.Write(request); err != nil {
 				return err
 			}
 			if err := in.next(); err != nil {

@@ -73,6 +73,7 @@ func (g *generator) sendAtRate(ctx context.Context, conns []net.Conn, due []chan
 	gap := time.Second / time.Duration(g.order.PerSecond)
 	total := int((g.order.Warm + g.order.Window) / gap)
 	warm := start.Add(g.order.Warm)
+	request := g.order.request()
 	for i := range total {
 		at := start.Add(time.Duration(i) * gap)
 		if err := sleepUntil(at); err != nil {
@@ -90,7 +91,7 @@ func (g *generator) sendAtRate(ctx context.Context, conns []net.Conn, due []chan
 		case <-ctx.Done():
 			return nil
 		}
-		if _, err := conns[which].Write([]byte(requestKeep)); err != nil {
+		if _, err := conns[which].Write(request); err != nil {
 			return err
 		}
 	}

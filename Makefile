@@ -12,10 +12,10 @@ OURS      := ./ambit ./ztunnel/cmd/ztunnel ./istiod-lite/cmd/istiod-lite ./cni/c
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop clean
+.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop e2e e2e-deps clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build every program into bin/
 	@mkdir -p $(BIN)
@@ -62,6 +62,12 @@ perf-quick: build ## the same in 3 minutes
 interop: build ## traffic with a real Rust ztunnel in place of ours: make interop ZTUNNEL=/path/to/ztunnel (root)
 	@[ -n "$(ZTUNNEL)" ] || { echo "say where it is: make interop ZTUNNEL=/path/to/ztunnel"; exit 2; }
 	$(BIN)/ambit demo --interop=$(ZTUNNEL)
+
+e2e-deps: ## install the packages of the distribution that a lab's nodes are made of (root, Debian or Ubuntu)
+	apt-get install -y --no-install-recommends containerd runc nftables util-linux mount
+
+e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n (root, e2e-deps)
+	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(addprefix --only=,$(ONLY)) $(addprefix --repeat=,$(REPEAT))
 
 clean: ## remove what the build made, and what a demo left behind
 	@[ ! -x $(BIN)/ambit ] || $(BIN)/ambit demo clean

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/lab/proc"
-	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/netns"
 )
 
@@ -28,8 +27,6 @@ type Machine struct {
 	dir    string
 	leash  *os.File
 	cmd    *exec.Cmd
-	reaper lifecycle.Group
-	ended  chan struct{}
 }
 
 // Config says how to start a machine.
@@ -66,11 +63,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		w.Close()
 		return nil, fmt.Errorf("start %s: %w", cfg.Init, err)
 	}
-	m := &Machine{dir: cfg.Dir, leash: w, cmd: cmd, ended: make(chan struct{})}
-	m.reaper.Go(context.WithoutCancel(ctx), "reap-machine", func(context.Context) {
-		_ = cmd.Wait() // killed, as a rule; its log says more
-		close(m.ended)
-	})
+	m := &Machine{dir: cfg.Dir, leash: w, cmd: cmd}
 	m.Record, err = proc.Of(cmd.Process.Pid)
 	if err == nil {
 		m.Record.Name = filepath.Base(cfg.Dir)
@@ -105,7 +98,7 @@ func (m *Machine) say(word string) error {
 }
 
 // Release ends this process's part in a machine that was kept.
-func (m *Machine) Release() error { return m.leash.Close() }
+func (m *Machine) Release() error { return errors.Join(m.leash.Close(), m.cmd.Process.Release()) }
 
 // Kill removes the machine at once, as a power cut would, and waits for its end.
 func (m *Machine) Kill() error {
@@ -114,7 +107,7 @@ func (m *Machine) Kill() error {
 		err = nil
 	}
 	if err == nil {
-		<-m.ended
+		_ = m.cmd.Wait() // "killed", as it should be
 	}
 	return errors.Join(err, m.leash.Close())
 }

@@ -11,4 +11,5 @@ PATH="$bin:$PATH" protoc -I . \
   internal/meshapi/workloadapi/workload.proto \
   internal/meshapi/securityapi/authorization.proto \
   internal/meshapi/caapi/citadel.proto \
+  internal/meshapi/waypointapi/waypoint.proto \
   internal/meshapi/zdsapi/zds.proto

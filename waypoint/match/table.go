@@ -1,0 +1,152 @@
+package match
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// Table is the compiled routes of one table. It never changes.
+type Table struct {
+	entries []*entry // by rank
+
+	exact    map[string]*bucket
+	prefixes map[string]*bucket // of both kinds
+	lengths  []int              // of prefixes, each once, longest first
+	others   bucket             // of no path, regular expressions, and those that ignore case
+}
+
+// Found is the match that won.
+type Found struct {
+	// Route is the index of the route.
+	Route int
+	// Prefix is how many bytes of the path the match asked for as a prefix.
+	Prefix int
+}
+
+// Compile prepares a table. A match of an unknown kind is an error: left out, it
+// would send requests elsewhere.
+func Compile(t *waypointapi.RouteTable) (*Table, error) {
+	out := &Table{exact: map[string]*bucket{}, prefixes: map[string]*bucket{}}
+	for i, route := range t.GetRoutes() {
+		list := route.GetMatches()
+		if len(list) == 0 {
+			list = []*waypointapi.RouteMatch{{}}
+		}
+		for j, m := range list {
+			e, err := compileEntry(m, i)
+			if err != nil {
+				return nil, fmt.Errorf("route %d (%s), match %d: %w", i, route.GetName(), j, err)
+			}
+			out.entries = append(out.entries, e)
+		}
+	}
+	if !t.GetInOrder() {
+		slices.SortStableFunc(out.entries, compare)
+	}
+	for i, e := range out.entries {
+		e.rank = i
+		out.index(e)
+	}
+	slices.Sort(out.lengths)
+	slices.Reverse(out.lengths)
+	return out, nil
+}
+
+// index puts an entry where look-ups find it. Entries come by rank.
+func (t *Table) index(e *entry) {
+	buckets := t.prefixes
+	switch {
+	case e.path.fold || e.path.kind == regexPath || e.path.kind == anyPath:
+		t.others.add(e)
+		return
+	case e.path.kind == exactPath:
+		buckets = t.exact
+	case !slices.Contains(t.lengths, len(e.path.want)):
+		t.lengths = append(t.lengths, len(e.path.want))
+	}
+	b := buckets[e.path.want]
+	if b == nil {
+		b = &bucket{}
+		buckets[e.path.want] = b
+	}
+	b.add(e)
+}
+
+// Lookup finds the route of a request. ok is false when none matches.
+func (t *Table) Lookup(req *message.Request) (f Found, ok bool) {
+	best := t.exact[req.Path].best(req, nil)
+	for _, n := range t.lengths {
+		if n <= len(req.Path) {
+			best = t.prefixes[req.Path[:n]].best(req, best)
+		}
+	}
+	best = t.others.best(req, best)
+	if best == nil {
+		return Found{}, false
+	}
+	f.Route = best.route
+	if best.path.kind == segmentPrefix || best.path.kind == textPrefix {
+		f.Prefix = len(best.path.want)
+	}
+	return f, true
+}
+
+// bucket is the entries that one look-up finds.
+type bucket struct {
+	plain []*entry // by rank
+	// byHeader is the entries that ask for an exact value of a header: by its
+	// name in lower case, then by the value.
+	byHeader map[string]map[string][]*entry
+}
+
+// add appends an entry of a rank behind all others.
+func (b *bucket) add(e *entry) {
+	for i := range e.headers {
+		h := &e.headers[i]
+		value, ok := h.text.literal()
+		if !ok || strings.HasPrefix(h.name, ":") || message.EqualName(h.name, "host") {
+			continue
+		}
+		if b.byHeader == nil {
+			b.byHeader = map[string]map[string][]*entry{}
+		}
+		name := strings.ToLower(h.name)
+		if b.byHeader[name] == nil {
+			b.byHeader[name] = map[string][]*entry{}
+		}
+		b.byHeader[name][value] = append(b.byHeader[name][value], e)
+		return
+	}
+	b.plain = append(b.plain, e)
+}
+
+// best is the entry of the best rank that holds, or the one that was best.
+func (b *bucket) best(req *message.Request, best *entry) *entry {
+	if b == nil {
+		return best
+	}
+	best = first(b.plain, req, best)
+	for name, values := range b.byHeader {
+		for v := range req.Fields.Values(name) {
+			best = first(values[v], req, best)
+		}
+	}
+	return best
+}
+
+// first is the first of list that holds and is better than best.
+func first(list []*entry, req *message.Request, best *entry) *entry {
+	for _, e := range list {
+		if best != nil && e.rank > best.rank {
+			break
+		}
+		if e.holds(req) {
+			return e
+		}
+	}
+	return best
+}

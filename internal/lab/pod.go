@@ -41,6 +41,9 @@ func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
 // At is the address of one of the pod's programs.
 func (p *Pod) At(port uint16) netip.AddrPort { return netip.AddrPortFrom(p.Address, port) }
 
+// Control is the socket on which the pod's programs take orders.
+func (p *Pod) Control() string { return p.control }
+
 // Principal is the SPIFFE ID of the pod.
 func (p *Pod) Principal() string {
 	return "spiffe://" + trustDomain + "/ns/" + p.Namespace + "/sa/" + p.ServiceAccount

@@ -177,6 +177,34 @@ func switchesIn(status string) (uint64, error) {
 	return sum, nil
 }
 
+// Children returns the processes that a process has started and that live, for
+// programs that are several.
+func Children(pid int) (out []int, err error) {
+	tasks := filepath.Join("/proc", strconv.Itoa(pid), "task")
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return nil, err
+	}
+	for _, thread := range threads {
+		path := filepath.Join(tasks, thread.Name(), "children")
+		raw, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the thread has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, field := range strings.Fields(string(raw)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			out = append(out, child)
+		}
+	}
+	return out, nil
+}
+
 // Usage is what happened between two samples.
 type Usage struct {
 	Took      time.Duration

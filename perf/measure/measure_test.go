@@ -3,7 +3,9 @@ package measure
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -95,4 +97,23 @@ func FuzzReadStat(f *testing.F) {
 			t.Errorf("%q was read", raw)
 		}
 	})
+}
+
+func TestChildren(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); cmd.Wait() }()
+	got, err := Children(os.Getpid())
+	if err != nil || !slices.Contains(got, cmd.Process.Pid) {
+		t.Errorf("children = %v, %v; want %d among them", got, err, cmd.Process.Pid)
+	}
+	if _, err := Children(-1); err == nil {
+		t.Error("children of a process that is none")
+	}
 }

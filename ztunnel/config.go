@@ -122,6 +122,7 @@ type Tunnel struct {
 	FrameSize            int           // bytes
 	EncryptLocal         bool          // no same-node path: encrypt there too
 	WithoutResponseHints bool          // no baggage in answers
+	StdRecords           bool          // TLS records by crypto/tls
 }
 
 // DNS tunes the answers to the pods' DNS questions.

@@ -44,8 +44,8 @@ func (b *bucket) earn(n int) { b.spent = max(0, b.spent-float64(n)) }
 
 // abuse holds the buckets of one connection. Only the reader uses them.
 type abuse struct {
-	ping, settings, control, rapidReset, reset, refused, badRequest, earlyData, emptyData, tinyData, stray bucket
-	sentBefore                                                                                             uint64 // bytes we had sent when control was last credited
+	ping, settings, control, rapidReset, reset, refused, badRequest, earlyData, emptyData, tinyData, stray, keyUpdate bucket
+	sentBefore                                                                                                        uint64 // bytes we had sent when control was last credited
 }
 
 // calm is the error for a peer that has passed limit.

@@ -87,9 +87,24 @@ func (b *buffer) free() {
 	budget.release(len(b.b))
 }
 
-func (b *buffer) len() int      { return b.w - b.r }
-func (b *buffer) bytes() []byte { return b.b[b.r:b.w] }
-func (b *buffer) room() []byte  { return b.b[b.w:] }
+// len is how many bytes there are; none in nil.
+func (b *buffer) len() int {
+	if b == nil {
+		return 0
+	}
+	return b.w - b.r
+}
+
+// bytes are those there are.
+func (b *buffer) bytes() []byte {
+	if b == nil {
+		return nil
+	}
+	return b.b[b.r:b.w]
+}
+
+// room is what may still be filled.
+func (b *buffer) room() []byte { return b.b[b.w:] }
 
 // add appends as much of p as there is room for.
 func (b *buffer) add(p []byte) int {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/ambit-mesh/ambit/internal/hbone/tls13"
 )
 
 // lingerTime is how long we wait for a peer that we send away to read why.
@@ -31,6 +33,7 @@ type connConfig struct {
 	peer        any                                     // server: what Authenticate said
 	begun       func()                                  // server: the peer's SETTINGS have come
 	punish      func()                                  // server: the peer was sent away
+	keys        *tls13.KeyLog                           // of the handshake; nil: crypto/tls keeps them
 	onGone      func(*conn)
 }
 
@@ -38,8 +41,8 @@ type connConfig struct {
 type conn struct {
 	// Set by newConn, then only read.
 	cfg  connConfig
-	tc   *tls.Conn
 	rec  *recordConn
+	tls  layer
 	info ConnInfo
 	born time.Time
 	done chan struct{} // closed when the connection is gone
@@ -47,6 +50,11 @@ type conn struct {
 	away chan struct{} // closed when the peer has said GOAWAY
 
 	failed chan struct{} // closed by fail
+
+	// lastWords guards what is said after seize: rec and tls are those of one
+	// goroutine until then.
+	lastWords sync.Mutex
+	silent    bool // nothing can be said any more
 
 	// Owned by the reader.
 	in parser
@@ -95,11 +103,12 @@ type recvState struct {
 // newConn makes a connection of a TLS connection whose handshake is done.
 func newConn(cfg connConfig, rec *recordConn, tc *tls.Conn, info ConnInfo) *conn {
 	c := &conn{
-		cfg: cfg, tc: tc, rec: rec, info: info, born: time.Now(),
+		cfg: cfg, rec: rec, info: info, born: time.Now(),
 		done: make(chan struct{}), up: make(chan struct{}), away: make(chan struct{}), failed: make(chan struct{}),
 		streams: make(map[uint32]*Stream),
 	}
-	rec.gather, rec.polling = true, true
+	c.tls = newLayer(rec, tc, cfg.keys, info.TLS, !cfg.server)
+	c.cfg.keys = nil
 	c.in.init(c)
 	c.recv.window = cfg.ConnWindow
 	c.life.acceptUpTo = 1<<31 - 1
@@ -109,6 +118,13 @@ func newConn(cfg connConfig, rec *recordConn, tc *tls.Conn, info ConnInfo) *conn
 		c.life.lastLocal = ^uint32(0) // so that the first is 1
 	}
 	return c
+}
+
+// discard closes a connection that will not run.
+func (c *conn) discard() {
+	c.rec.Conn.Close()
+	c.rec.drop()
+	c.tls.wipe()
 }
 
 // run serves the connection until it ends, and returns when it is gone. The
@@ -167,6 +183,8 @@ func (c *conn) end(err error) {
 			c.cfg.punish()
 		}
 		c.sayWhy(ce)
+	} else {
+		c.sayAlert(err)
 	}
 	c.rec.Conn.Close()
 	c.rec.drop()
@@ -177,6 +195,7 @@ func (c *conn) end(err error) {
 		close(ch)
 	}
 	c.mu.Unlock()
+	c.wipe()
 	close(c.done)
 	if c.cfg.onGone != nil {
 		c.cfg.onGone(c)
@@ -186,6 +205,38 @@ func (c *conn) end(err error) {
 	} else if c.cfg.server {
 		c.cfg.trace.handshakeFailed(c.info.Remote, err)
 	}
+}
+
+// closeWrite ends our direction. The caller has called seize.
+func (c *conn) closeWrite() {
+	c.lastWords.Lock()
+	defer c.lastWords.Unlock()
+	if !c.silent {
+		c.tls.closeNotify()
+		c.rec.closeWrite()
+	}
+}
+
+// sayAlert tells the peer what was wrong with its records, if anything was.
+func (c *conn) sayAlert(err error) {
+	if !tls13.IsLocal(err) {
+		return
+	}
+	c.rec.Conn.SetWriteDeadline(time.Now().Add(c.cfg.linger))
+	c.seize()
+	c.lastWords.Lock()
+	defer c.lastWords.Unlock()
+	c.tls.alert(err)
+	c.rec.flush()
+}
+
+// wipe clears the keys once nobody writes any more. The socket is closed.
+func (c *conn) wipe() {
+	c.seize()
+	c.lastWords.Lock()
+	defer c.lastWords.Unlock()
+	c.silent = true
+	c.tls.wipe()
 }
 
 // loseStreams tells every open stream that the connection is gone.
@@ -213,7 +264,7 @@ func (c *conn) sayWhy(ce *ConnError) {
 	c.mu.Unlock()
 	c.push()
 	c.seize()
-	c.rec.closeWrite(c.tc)
+	c.closeWrite()
 	b := grab(c.cfg.budget, record)
 	defer b.free()
 	for left := lingerBytes; left > 0; {
@@ -244,7 +295,7 @@ func (c *conn) leave(why error) {
 		c.rec.Conn.SetWriteDeadline(time.Now().Add(lingerTime))
 		c.push()
 		c.seize()
-		c.rec.closeWrite(c.tc)
+		c.closeWrite()
 		c.fail(why)
 	})
 }

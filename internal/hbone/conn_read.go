@@ -32,10 +32,10 @@ func parseFrameHeader(p []byte) frameHeader {
 // parser is what the reader of a connection knows. Only the reader uses it.
 type parser struct {
 	buf   *buffer // plaintext that came and is not parsed; nil when none
-	class int
-	need  int  // how many bytes must be there before parsing goes on
-	hello int  // server: bytes of the preface still to come
-	begun bool // SETTINGS have come
+	need  int     // how many bytes must be there before parsing goes on
+	fate  error   // why nothing comes behind what is there
+	hello int     // server: bytes of the preface still to come
+	begun bool    // SETTINGS have come
 
 	data  dataFrame
 	skip  int // bytes to be thrown away
@@ -44,6 +44,7 @@ type parser struct {
 	dec     *decoder
 	block   block
 	abuse   abuse
+	updates int       // of the peer's keys, counted
 	clock   time.Time // of the current batch
 	late    bool      // clock is to be read anew
 	changed bool      // something was queued for the peer
@@ -72,7 +73,6 @@ const joinMost = 64 << 10
 
 // init prepares the parser of c.
 func (p *parser) init(c *conn) {
-	p.class = record
 	p.dec = newDecoder(c.cfg.headerBytes)
 	if c.cfg.server {
 		p.hello = len(http2.ClientPreface)
@@ -122,35 +122,32 @@ func (c *conn) read(ctx context.Context) error {
 // far as there is room. It waits without a buffer.
 func (c *conn) fill() error {
 	p, got := &c.in, 0
+	if p.fate != nil {
+		return p.fate
+	}
 	for {
-		if p.buf == nil {
-			p.buf = grab(c.cfg.budget, p.class)
-		}
 		if err := c.makeRoom(); err != nil {
 			return err
 		}
-		n, err := c.tc.Read(p.buf.room())
+		n, full, err := c.tls.read(p.buf.room())
 		p.buf.w += n
 		got += n
-		full := len(p.buf.room()) == 0
-		if full && p.buf.len() >= p.need {
-			p.class = adapt(p.buf.class, got, record, huge)
+		if err == error(errWouldBlock{}) {
+			err = nil
+		}
+		if p.buf.len() >= p.need && got > 0 {
+			p.fate = err
 			c.noteBatch(got)
-			return nil
+			return c.countUpdates()
 		}
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, errWouldBlock{}) {
+		if err != nil {
 			return err
 		}
-		if got > 0 && p.buf.len() >= p.need {
-			c.noteBatch(got)
-			p.class = adapt(p.buf.class, got, record, huge)
-			return nil
+		if full {
+			continue
 		}
 		c.park()
-		if err := c.rec.wait(); err != nil {
+		if err := c.tls.wait(); err != nil {
 			return c.late(err)
 		}
 	}
@@ -168,11 +165,22 @@ func (c *conn) late(err error) error {
 // a frame does not fit.
 func (c *conn) makeRoom() error {
 	p := &c.in
-	p.buf.compact()
-	if len(p.buf.b) >= max(p.need, p.buf.len()+1) {
+	ready := c.tls.ready()
+	if p.buf == nil {
+		p.buf = grab(c.cfg.budget, max(record, classFor(ready)))
 		return nil
 	}
-	bigger := newLarger(c.cfg.budget, p.need)
+	p.buf.compact()
+	class := max(record, classFor(p.buf.len()+ready))
+	var bigger *buffer
+	switch {
+	case len(p.buf.b) < max(p.need, p.buf.len()+1):
+		bigger = newLarger(c.cfg.budget, p.need)
+	case p.buf.class < class && p.buf.len() <= classPayload[tiny]:
+		bigger = grab(c.cfg.budget, class)
+	default:
+		return nil
+	}
 	if len(bigger.b) < p.need {
 		bigger.free()
 		return calm(LimitHeaderBytes, "a frame of %d bytes", p.need)
@@ -189,6 +197,16 @@ func newLarger(budget *Budget, n int) *buffer {
 	class := max(large, classFor(n))
 	budget.force(classPayload[class] + classSlack[class])
 	return newBuffer(budget, class)
+}
+
+// countUpdates counts the peer's key updates.
+func (c *conn) countUpdates() error {
+	p := &c.in
+	n := c.tls.updates() - p.updates
+	if p.updates += n; n > 0 && !p.abuse.keyUpdate.take(keyUpdateRate, n, time.Now()) {
+		return calm(LimitKeyUpdate, "too many key updates")
+	}
+	return nil
 }
 
 // park gives back what a waiting connection need not hold.

@@ -368,12 +368,9 @@ func (c *conn) drainQueue(mayHand bool) {
 func (c *conn) encrypt(frames []*buffer, n int) error {
 	var err error
 	for i, b := range frames {
-		for p := b.bytes(); err == nil && len(p) > 0; {
-			var fits int
-			if fits, err = c.rec.fit(len(p), n); err == nil {
-				_, err = c.tc.Write(p[:fits])
-				p, n = p[fits:], n-fits
-			}
+		if err == nil {
+			err = c.tls.seal(b.bytes(), n)
+			n -= b.len()
 		}
 		b.free()
 		frames[i] = nil

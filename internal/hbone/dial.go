@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/hbone/tls13"
 )
 
 // dial makes a connection to the peer: TCP, TLS, and SETTINGS of both sides, so
@@ -27,7 +29,7 @@ func (p *Pool) dial(ctx context.Context, t Target) (*conn, error) {
 		return nil, &DialError{StageTLS, err}
 	}
 	if !p.group.run(func() { c.run(ctx) }) {
-		raw.Close()
+		c.discard()
 		return nil, ErrDraining
 	}
 	select {
@@ -48,7 +50,9 @@ func (p *Pool) dial(ctx context.Context, t Target) (*conn, error) {
 // handshake does the client's part of TLS.
 func (p *Pool) handshake(ctx context.Context, key Key, raw net.Conn, conf *tls.Config) (*conn, error) {
 	rec := newRecordConn(raw, p.cfg.Budget)
-	tc := tls.Client(rec, forBulk(conf))
+	keys, conf := p.cfg.prepare(conf)
+	defer keys.Wipe()
+	tc := tls.Client(rec, conf)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		rec.drop()
 		return nil, causeOf(ctx, err)
@@ -59,7 +63,9 @@ func (p *Pool) handshake(ctx context.Context, key Key, raw net.Conn, conf *tls.C
 		return nil, errNotH2
 	}
 	info := ConnInfo{Local: addrPort(raw.LocalAddr()), Remote: addrPort(raw.RemoteAddr()), Key: key, TLS: &state}
-	return newConn(p.connConfig(), rec, tc, info), nil
+	cfg := p.connConfig()
+	cfg.keys = keys
+	return newConn(cfg, rec, tc, info), nil
 }
 
 // connConfig is what connections of the pool share.
@@ -70,15 +76,22 @@ func (p *Pool) connConfig() connConfig {
 	}
 }
 
-// forBulk is conf with full records from the start: what they cost is latency
-// of the first bytes over a slow link, and CPU is what we are short of.
-func forBulk(conf *tls.Config) *tls.Config {
-	if conf.DynamicRecordSizingDisabled {
-		return conf
+// prepare returns conf for our own records, with where their keys will be, or
+// else conf with full records from the start: what those cost is latency of the
+// first bytes over a slow link, and CPU is what we are short of.
+func (t Tuning) prepare(conf *tls.Config) (*tls13.KeyLog, *tls.Config) {
+	var keys *tls13.KeyLog
+	if !t.StdRecords {
+		keys, conf = tls13.Prepare(conf)
 	}
-	conf = conf.Clone()
+	if conf.DynamicRecordSizingDisabled {
+		return keys, conf
+	}
+	if keys == nil {
+		conf = conf.Clone()
+	}
 	conf.DynamicRecordSizingDisabled = true
-	return conf
+	return keys, conf
 }
 
 // causeOf is why ctx ended, if it has, else err.

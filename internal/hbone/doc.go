@@ -19,12 +19,18 @@
 // those of others, as one batch of TLS records in one system call.
 //
 // From the tunnel, one goroutine per connection reads many records at once,
-// parses the frames in one buffer and tries one non-blocking write to the
-// application's socket. What does not fit is copied to the stream's backlog
-// and left to a helper goroutine that lives as long as the backlog does.
+// opens them into the buffer in which it parses frames, and tries one
+// non-blocking write to the application's socket. What does not fit is copied to
+// the stream's backlog and left to a helper goroutine that lives as long as the
+// backlog does.
 //
 // A stream that is idle holds no buffer, and no goroutine but the one in Pipe.
-// An idle connection holds no buffer but what crypto/tls keeps.
+// An idle connection holds none either.
+//
+// crypto/tls does the handshake and all verification, then its keys are taken
+// over by package tls13: records are opened and sealed from buffer to buffer,
+// without a copy. In FIPS mode and with Tuning.StdRecords crypto/tls does the
+// records too.
 //
 // # Ownership
 //

@@ -79,6 +79,9 @@ const (
 	// LimitStray: DATA on streams that are closed, beyond what can have been on
 	// its way when they closed.
 	LimitStray Limit = "stray-data"
+	// LimitKeyUpdate: a peer that changes its keys all the time, and may have us
+	// change ours.
+	LimitKeyUpdate Limit = "key-update"
 	// LimitAnswers: answers (ACKs, resets) that wait because the peer asks
 	// without reading.
 	LimitAnswers Limit = "answers"
@@ -140,6 +143,8 @@ var (
 	earlyDataRate = rate{burst: 20, perSecond: 1}
 	// Empty DATA without END_STREAM: nobody needs them.
 	emptyDataRate = rate{burst: 100, perSecond: 10}
+	// Key updates: a peer does one in hundreds of GiB.
+	keyUpdateRate = rate{burst: 20, perSecond: 1}
 	// Bytes of DATA on closed streams: when we reset a stream, a window of them
 	// may be on its way.
 	strayRate = rate{burst: 2 * connWindow, perSecond: streamWindow}
@@ -197,6 +202,10 @@ type Tuning struct {
 	// StallTime is how long the peer's socket may take nothing while we have
 	// something for it. Zero means 20 s.
 	StallTime time.Duration
+
+	// StdRecords leaves the records of TLS to crypto/tls, as when keys cannot be
+	// had from it: it is slower, and there to compare with.
+	StdRecords bool
 
 	tiny   rate          // of tinyDataRate; for tests on slow machines
 	linger time.Duration // how long a peer that we send away may read why

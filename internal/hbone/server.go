@@ -158,6 +158,8 @@ func (s *Server) admit(life context.Context, raw net.Conn) (pause time.Duration)
 		}
 		if s.add(c) {
 			c.run(life)
+		} else {
+			c.discard()
 		}
 	})
 	if !started {
@@ -189,7 +191,9 @@ func (s *Server) handshake(life context.Context, raw net.Conn, g *guest) (*conn,
 	if err != nil {
 		return fail(err)
 	}
-	tc := tls.Server(rec, forBulk(conf))
+	keys, conf := s.cfg.prepare(conf)
+	defer keys.Wipe()
+	tc := tls.Server(rec, conf)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return fail(g.why(causeOf(ctx, err), LimitHandshakeTime))
 	}
@@ -208,7 +212,7 @@ func (s *Server) handshake(life context.Context, raw net.Conn, g *guest) (*conn,
 	cfg := connConfig{
 		Tuning: s.cfg.Tuning, server: true, headerBytes: s.cfg.Limits.HeaderBytes, streams: s.cfg.Limits.Streams,
 		budget: s.cfg.Budget, trace: s.trace, group: &s.group, handle: s.cfg.Handle, peer: peer, onGone: s.gone,
-		begun: g.settle, punish: g.punish,
+		begun: g.settle, punish: g.punish, keys: keys,
 	}
 	info := ConnInfo{Local: addrPort(raw.LocalAddr()), Remote: addrPort(raw.RemoteAddr()), Server: true, TLS: &state}
 	return newConn(cfg, rec, tc, info), nil

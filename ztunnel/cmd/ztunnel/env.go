@@ -273,6 +273,7 @@ func (r *reader) tunnel() ztunnel.Tunnel {
 		ConnectionWindow:     int(r.integer("HTTP2_CONNECTION_WINDOW_SIZE", 16<<20, 65535, math.MaxInt32)),
 		FrameSize:            int(r.integer("HTTP2_FRAME_SIZE", 1<<20, 1<<14, 1<<24-1)),
 		EncryptLocal:         !r.onOff("AMBIT_LOCAL_PATH", true),
+		StdRecords:           !r.onOff("AMBIT_OWN_RECORDS", true),
 		WithoutResponseHints: !r.boolean("ENABLE_RESPONSE_BAGGAGE", true),
 	}
 }

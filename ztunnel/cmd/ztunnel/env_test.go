@@ -268,11 +268,11 @@ func TestTokenIsNotShown(t *testing.T) {
 
 func TestFlagsOverwriteVariables(t *testing.T) {
 	env := map[string]string{"NODE_NAME": "env", "NETWORK": "env"}
-	if err := parseFlags([]string{"--node-name=flag", "--ambit-local-path", "off"}, env); err != nil {
+	if err := parseFlags([]string{"--node-name=flag", "--ambit-local-path", "off", "--ambit-own-records=off"}, env); err != nil {
 		t.Fatal(err)
 	}
 	cfg, _ := mustLoad(t, worldOf(env, nil))
-	if cfg.Node.Name != "flag" || cfg.Node.Network != "env" || !cfg.Tunnel.EncryptLocal {
+	if cfg.Node.Name != "flag" || cfg.Node.Network != "env" || !cfg.Tunnel.EncryptLocal || !cfg.Tunnel.StdRecords {
 		t.Errorf("node %+v, tunnel %+v", cfg.Node, cfg.Tunnel)
 	}
 	for _, args := range [][]string{{"--no-such-flag"}, {"word"}} {

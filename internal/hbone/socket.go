@@ -1,7 +1,6 @@
 package hbone
 
 import (
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -27,16 +26,16 @@ func (errWouldBlock) Temporary() bool { return true }
 var _ net.Error = errWouldBlock{}
 
 // recordConn is the TCP connection under TLS. It reads many records with one
-// system call and hands them to crypto/tls one by one, so that crypto/tls never
-// holds more than one; it gathers the records that crypto/tls writes and
-// writes them with one system call. While it waits it holds no buffer.
+// system call; those of the handshake it hands to crypto/tls one by one, so that
+// crypto/tls never holds more than one. What a layer seals it gathers and writes
+// with one system call. While it waits it holds at most a part of a record.
 type recordConn struct {
 	net.Conn
 	raw    syscall.RawConn // nil when the connection is not a socket
 	budget *Budget
 
 	// Owned by the reader.
-	in       *buffer // what came and crypto/tls has not taken; nil when nothing
+	in       *buffer // what came and the layer has not taken; nil when nothing
 	inClass  int
 	head     [tlsHead]byte // of the current record
 	headLen  int           // how much of head has passed
@@ -121,12 +120,9 @@ func (r *recordConn) startBody(n int) int {
 	return n
 }
 
-// wait returns when bytes from the peer are there for Read. It holds no buffer
-// before.
+// wait returns when more bytes have come from the peer.
 func (r *recordConn) wait() error {
-	if r.in != nil {
-		return nil
-	}
+	r.shrink()
 	if r.raw == nil {
 		return r.waitPlain()
 	}
@@ -140,9 +136,9 @@ func (r *recordConn) wait() error {
 // waitPlain is wait for a connection that is not a socket.
 func (r *recordConn) waitPlain() error {
 	b := grab(r.budget, record)
-	n, err := r.Conn.Read(b.b)
+	n, err := r.Conn.Read(b.b[r.in.len():])
 	if n > 0 {
-		b.w, r.in = n, b
+		r.took(b, n)
 		return nil
 	}
 	b.free()
@@ -152,13 +148,34 @@ func (r *recordConn) waitPlain() error {
 	return err
 }
 
+// shrink gives back what a waiting connection need not hold.
+func (r *recordConn) shrink() {
+	switch {
+	case r.in.len() == 0:
+		r.drop()
+	case r.in.class > record:
+		small := grab(r.budget, record)
+		small.add(r.in.bytes()) // a part of a record
+		r.in.free()
+		r.in = small
+	}
+}
+
+// took makes b, into which n bytes were read behind room for what was there, the
+// buffer in use.
+func (r *recordConn) took(b *buffer, n int) {
+	b.w = copy(b.b, r.in.bytes()) + n
+	r.in.free()
+	r.in = b
+}
+
 // readSome reads once from the socket. False means that nothing is there yet.
 func (r *recordConn) readSome(fd uintptr) bool {
 	b := grab(r.budget, r.inClass)
-	n, err := readFD(fd, b.b)
+	n, err := readFD(fd, b.b[r.in.len():])
 	if n > 0 {
-		b.w, r.in = n, b
-		r.inClass = adapt(b.class, n, record, huge)
+		r.took(b, n)
+		r.inClass = adapt(b.class, b.w, record, huge)
 		return true
 	}
 	b.free()
@@ -167,6 +184,9 @@ func (r *recordConn) readSome(fd uintptr) bool {
 	}
 	if err == nil {
 		err = io.EOF
+		if r.in != nil {
+			err = io.ErrUnexpectedEOF
+		}
 	}
 	r.readErr = err
 	return true
@@ -178,8 +198,8 @@ func (r *recordConn) drop() {
 	r.in = nil
 }
 
-// Write takes records from crypto/tls: it gathers them, or writes them at once
-// during the handshake.
+// Write takes records: it gathers them, or writes them at once during the
+// handshake.
 func (r *recordConn) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	if !r.gather {
@@ -191,7 +211,7 @@ func (r *recordConn) Write(p []byte) (int, error) {
 		r.out = grab(r.budget, classFor(len(p)-classSlack[record]/2))
 	}
 	if len(r.out.room()) < len(p) {
-		// fit has made room for data; this is an alert or a key update.
+		// fit has made room for data; this is something small.
 		bigger := grab(r.budget, min(r.out.class+1, huge))
 		bigger.add(r.out.bytes())
 		r.out.free()
@@ -333,9 +353,8 @@ func (r *recordConn) writeSome(fd uintptr) bool {
 	return true
 }
 
-// closeWrite ends our direction of TLS and of TCP.
-func (r *recordConn) closeWrite(tc *tls.Conn) {
-	tc.CloseWrite()
+// closeWrite ends our direction of TCP.
+func (r *recordConn) closeWrite() {
 	r.flush()
 	if hc, ok := r.Conn.(interface{ CloseWrite() error }); ok {
 		hc.CloseWrite()

@@ -65,8 +65,11 @@ func (c *Case) Figures() map[Metric]map[string]Figure {
 // figureOf computes a metric of one variant, if its samples tell it.
 func figureOf(m Metric, samples map[int]*Sample) (Figure, bool) {
 	a := metrics[m]
-	if a.percentile > 0 {
+	switch {
+	case a.percentile > 0:
 		return percentileOf(m, a.percentile, samples)
+	case a.series != "":
+		return rankOf(a.series, a.rank, samples)
 	}
 	each := map[int]float64{}
 	for rep, s := range samples {
@@ -108,6 +111,36 @@ func percentileOf(m Metric, percentile float64, samples map[int]*Sample) (Figure
 	}
 	v := float64(all.ValueAtPercentile(percentile))
 	return Figure{Median: v, Low: v, High: v, N: len(each)}, true
+}
+
+// rankOf computes the value of a rank: the median per repetition, what is rare of
+// all repetitions together and without an interval.
+func rankOf(series Series, rank float64, samples map[int]*Sample) (Figure, bool) {
+	each := map[int]float64{}
+	var all []float64
+	for rep, s := range samples {
+		if values := s.Series[series]; len(values) > 0 {
+			each[rep] = ranked(values, rank)
+			all = append(all, values...)
+		}
+	}
+	if rank == 0.5 {
+		return figure(each)
+	}
+	if float64(len(all))*(1-rank) < 1 {
+		return Figure{}, false
+	}
+	v := ranked(all, rank)
+	return Figure{Median: v, Low: v, High: v, N: len(each)}, true
+}
+
+// ranked is the value below which a share of values lies.
+func ranked(values []float64, rank float64) float64 {
+	if rank == 0.5 {
+		return median(values)
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(len(sorted)-1, int(rank*float64(len(sorted))))]
 }
 
 // enough tells whether a percentile of h may be printed. The largest value is a

@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -67,6 +68,8 @@ type Sample struct {
 	Values     map[Metric]float64 `json:"values"`
 	Latency    string             `json:"latency,omitempty"`  // HdrHistogram of nanoseconds, V2, base64
 	Lateness   string             `json:"lateness,omitempty"` // of the generator, the same
+	// Series are values of what happens seldom, in seconds.
+	Series map[Series][]float64 `json:"series,omitempty"`
 	// Others is the share of the machine that other programs took meanwhile.
 	Others float64 `json:"others"`
 	// Processes is the processor time of each program, in seconds.
@@ -76,12 +79,20 @@ type Sample struct {
 }
 
 // The variants that each report may have. None is the yardstick of what the mesh
-// adds, Ours what is judged, Peer what it is judged against.
+// adds, Ours what is judged, Peer what it is judged against. The others carry
+// bytes and are no mesh.
 const (
 	None          = "none"
 	Ours          = "ours"
 	OursEncrypted = "ours-encrypted"
 	Peer          = "ztunnel"
+
+	HAProxy     = "haproxy"
+	HAProxyTLS  = "haproxy-tls"
+	Nginx       = "nginx"
+	NginxTLS    = "nginx-tls"
+	WireGuardGo = "wireguard-go"
+	WireGuard   = "wireguard"
 )
 
 // Case finds a case by name; nil when there is none.
@@ -155,15 +166,30 @@ func parse(raw []byte) (*Report, error) {
 			return nil, fmt.Errorf("a case that is null")
 		}
 		for _, s := range c.Samples {
-			if s == nil {
-				return nil, fmt.Errorf("case %s: a sample that is null", c.Name)
-			}
-			for m := range s.Values {
-				if _, ok := metrics[m]; !ok {
-					return nil, fmt.Errorf("case %s: unknown metric %q", c.Name, m)
-				}
+			if err := s.check(); err != nil {
+				return nil, fmt.Errorf("case %s: %w", c.Name, err)
 			}
 		}
 	}
 	return &r, nil
+}
+
+// check refuses what this version does not know.
+func (s *Sample) check() error {
+	if s == nil {
+		return errors.New("a sample that is null")
+	}
+	for m := range s.Values {
+		if _, ok := metrics[m]; !ok {
+			return fmt.Errorf("unknown metric %q", m)
+		}
+	}
+	for name := range s.Series {
+		switch name {
+		case SeriesCold, SeriesAdd, SeriesFirstByte, SeriesChange:
+		default:
+			return fmt.Errorf("unknown series %q", name)
+		}
+	}
+	return nil
 }

@@ -41,15 +41,19 @@ type Captured struct {
 	First         *Sighting // nil without hits
 }
 
+// Inside runs a function on a thread in a network namespace: a [Namespace], or one
+// that was opened.
+type Inside interface{ Do(func() error) error }
+
 // StartCapture begins to search what passes an interface of a namespace, in both
-// directions.
-func StartCapture(ctx context.Context, ns Namespace, ifName string, marker []byte) (*Capture, error) {
+// directions. An empty name means all interfaces, also those that come later.
+func StartCapture(ctx context.Context, ns Inside, ifName string, marker []byte) (*Capture, error) {
 	if len(marker) == 0 {
 		return nil, errors.New("capture: the marker is empty")
 	}
 	c := &Capture{search: newMarkerSearch(marker)}
 	if err := ns.Do(func() error { return c.open(ifName) }); err != nil {
-		return nil, fmt.Errorf("capture on %s of %s: %w", ifName, ns.Name, err)
+		return nil, fmt.Errorf("capture on %q of %v: %w", ifName, ns, err)
 	}
 	c.file = os.NewFile(uintptr(c.fd), "capture on "+ifName)
 	c.group.Go(ctx, "capture", func(context.Context) { c.err = c.read() })
@@ -68,18 +72,30 @@ func (c *Capture) open(ifName string) error {
 	if err != nil {
 		return fmt.Errorf("packet socket: %w", err)
 	}
-	iface, err := net.InterfaceByName(ifName)
+	index, err := interfaceIndex(ifName)
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer)
 	}
 	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: iface.Index})
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})
 	}
 	if err != nil {
 		return errors.Join(err, unix.Close(fd))
 	}
 	c.fd = fd
 	return nil
+}
+
+// interfaceIndex is the kernel's number of an interface; 0, which no name has, means all.
+func interfaceIndex(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	iface, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, err
+	}
+	return iface.Index, nil
 }
 
 // read looks at frames until the socket's deadline or the limit.

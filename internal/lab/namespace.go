@@ -24,6 +24,9 @@ type Namespace struct {
 	Name string
 }
 
+// String is the name.
+func (n Namespace) String() string { return n.Name }
+
 // Path is the file that holds the namespace.
 func (n Namespace) Path() string { return filepath.Join(netnsDir, n.Name) }
 

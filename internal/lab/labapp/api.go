@@ -20,16 +20,17 @@ const (
 	DoUpload = "upload" // send Bytes, or until told to stop; end; read the sum
 	DoFetch  = "fetch"  // get Bytes and compare their sum
 	DoWatch  = "watch"  // hold a connection to a ticker and tell each line
+	DoLoad   = "load"   // Rate HTTP requests per second, half on new connections, until told to stop
 )
 
 // Request asks for one client.
 type Request struct {
 	Do      string        `json:"do"`
 	Address string        `json:"address"`
-	Text    string        `json:"text,omitempty"`
+	Text    string        `json:"text,omitempty"` // echo: what is sent; load: a marker that goes into each request and answer
 	Count   int           `json:"count,omitempty"`
 	Bytes   int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
-	Rate    int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced
+	Rate    int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced; load: requests per second
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
@@ -53,6 +54,29 @@ const (
 	EndedOther   = "other"
 )
 
+// Load is what came of a load so far.
+type Load struct {
+	Sent    int            `json:"sent"`
+	OK      int            `json:"ok"`
+	Failed  int            `json:"failed"`
+	New     int            `json:"new"`     // requests on connections of their own
+	Servers map[string]int `json:"servers"` // who answered how often
+	// First failures, at most maxFailures.
+	Failures []Failure     `json:"failures,omitempty"`
+	P50      time.Duration `json:"p50"`
+	P99      time.Duration `json:"p99"`
+	Max      time.Duration `json:"max"`
+}
+
+// Failure is a request that was not answered.
+type Failure struct {
+	At    time.Time     `json:"at"`    // when it began
+	After time.Duration `json:"after"` // when it was given up
+	New   bool          `json:"new"`   // on a connection of its own
+	Local string        `json:"local"` // the client's address
+	Error string        `json:"error"`
+}
+
 // Reply is a line of a client's answer. Progress lines have Done false.
 type Reply struct {
 	Done   bool    `json:"done"`
@@ -64,4 +88,5 @@ type Reply struct {
 	Sent   *Sum    `json:"sent,omitempty"`
 	Got    *Sum    `json:"got,omitempty"`
 	Ticks  int     `json:"ticks,omitempty"`
+	Load   *Load   `json:"load,omitempty"`
 }

@@ -97,6 +97,8 @@ func (c *client) do(ctx context.Context) Reply {
 		reply, err = c.onConn(ctx, c.upload)
 	case DoFetch:
 		reply, err = c.onConn(ctx, c.fetch)
+	case DoLoad:
+		reply = c.load(ctx)
 	case DoWatch:
 		reply, err = c.onConn(ctx, c.watch)
 	default:

@@ -25,11 +25,15 @@ const tickEvery = 20 * time.Millisecond
 type Config struct {
 	Pod     string // namespace/name, said by the HTTP server
 	Control string // path of the Unix socket for clients
+	// Linger is how long the servers go on after ctx has ended, as a program does that
+	// is slow to obey SIGTERM. HTTP answers tell clients meanwhile to connect anew.
+	Linger time.Duration
 }
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	asked := ctx.Done()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // ends after the linger
 	defer cancel(nil)
 	var group lifecycle.Group
 	defer group.Wait()
@@ -54,15 +58,15 @@ func Run(ctx context.Context, cfg Config) error {
 		cancel(err)
 		return err
 	}
-	group.Go(ctx, "http", func(ctx context.Context) { serveHTTP(ctx, web, cfg.Pod) })
+	group.Go(ctx, "http", func(ctx context.Context) { serveHTTP(ctx, web, cfg.Pod, asked) })
 	control, err := new(net.ListenConfig).Listen(ctx, "unix", cfg.Control)
 	if err != nil {
 		cancel(err)
 		return err
 	}
 	group.Go(ctx, "control", func(ctx context.Context) { serveControl(ctx, control) })
-	<-ctx.Done()
-	return nil
+	<-asked
+	return lifecycle.Sleep(ctx, cfg.Linger)
 }
 
 // acceptEach serves each connection until the listener's context ends, and
@@ -147,12 +151,23 @@ func ticker(ctx context.Context, c *net.TCPConn) error {
 	}
 }
 
-// serveHTTP says hello.
-func serveHTTP(ctx context.Context, ln net.Listener, pod string) {
+// markerHeader carries the marker of a load, both ways.
+const markerHeader = "X-Marker"
+
+// serveHTTP says hello. When leaving is closed its answers end their connections.
+func serveHTTP(ctx context.Context, ln net.Listener, pod string, leaving <-chan struct{}) {
 	server := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
+			if m := r.Header.Get(markerHeader); m != "" {
+				w.Header().Set(markerHeader, m)
+			}
+			select {
+			case <-leaving:
+				w.Header().Set("Connection", "close")
+			default:
+			}
 			_ = json.NewEncoder(w).Encode(Hello{Pod: pod, Remote: r.RemoteAddr}) // the client sees what is missing
 		}),
 	}

@@ -90,6 +90,10 @@ type Capture struct {
 	// ZDSSocket is where the CNI agent listens.
 	// Empty means /var/run/ztunnel/ztunnel.sock.
 	ZDSSocket string
+	// OwnerSocket is where the CNI agent says whose socket a plaintext caller is,
+	// so that the kubelet can probe pods that take no plaintext. Empty means
+	// that nobody is asked.
+	OwnerSocket string
 	// Mark is set on every socket in a pod. Zero means 1337, and for a
 	// dedicated workload none.
 	Mark uint32

@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/sockowner"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
@@ -49,6 +50,15 @@ func (z *Ztunnel) podsConfig(questions *telemetry.DNSMetrics) pods.Config {
 		},
 		Server: hbone.ServerConfig{Tuning: tuning, Budget: budget},
 	}
+}
+
+// socketOwners is who tells the kubelet from other plaintext callers, or nil.
+func (z *Ztunnel) socketOwners() inbound.Owners {
+	if z.cfg.Capture.OwnerSocket == "" {
+		return nil
+	}
+	z.owner = sockowner.NewClient(z.cfg.Capture.OwnerSocket, 0)
+	return z.owner
 }
 
 // dnsConfig is how pods' DNS questions are answered; nil when they are not.

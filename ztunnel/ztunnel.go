@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/sockowner"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -46,7 +47,8 @@ type Ztunnel struct {
 	xds   *xds.Client
 	ids   *identity.Manager
 	pods  *pods.Manager
-	agent *zds.Client // nil in dedicated mode
+	agent *zds.Client       // nil in dedicated mode
+	owner *sockowner.Client // nil when nobody is asked
 	admin *admin.Server
 
 	quit     chan struct{} // closed when somebody asked us to end
@@ -95,7 +97,7 @@ func (z *Ztunnel) wire(deps Deps) error {
 	}
 	z.pods, err = pods.New(z.podsConfig(questions), pods.Deps{
 		Log: z.log, Registry: reg, Records: records, State: store, Gate: gate, Certs: z.ids,
-		Ready: &z.ready, Acked: z.xds.Ready(), HTrace: z.hboneTrace(counts),
+		Ready: &z.ready, Acked: z.xds.Ready(), Owners: z.socketOwners(), HTrace: z.hboneTrace(counts),
 	})
 	if err != nil {
 		return err
@@ -240,6 +242,9 @@ func (z *Ztunnel) Close() error {
 		errs = append(errs, c.Close())
 	}
 	z.conns = nil
+	if z.owner != nil {
+		z.owner.Close()
+	}
 	if z.admin != nil {
 		errs = append(errs, z.admin.Close())
 	}

@@ -1,9 +1,11 @@
 package capture
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
 )
@@ -49,6 +51,21 @@ func (c *Conn) Abort() {
 	// Both fail only on a socket that is closed already.
 	_ = c.TCP.SetLinger(0)
 	_ = c.TCP.Close()
+}
+
+// HasLeft reports whether the client has ended the connection without having
+// sent a byte. It takes nothing from what the client may have sent.
+func (c *Conn) HasLeft() bool {
+	raw, err := c.TCP.SyscallConn()
+	if err != nil {
+		return true // closed already
+	}
+	left := false
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		left = n == 0 && err == nil || errors.Is(err, syscall.ECONNRESET)
+	})
+	return left || err != nil
 }
 
 // guard refuses a connection that was not redirected, or that was and leads to

@@ -26,6 +26,7 @@
 //
 //	inbound.go    who we are; TLS; the doors
 //	receive.go    the whole path on one screen
+//	probe.go      the kubelet, which no policy keeps from its pods
 //	visit.go      one visit, and the list of those that live
 //	proxyheader.go  the PROXY header that some applications want
 //	explain.go    errors, statuses, and hints for operators

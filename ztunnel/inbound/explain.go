@@ -123,7 +123,7 @@ func explainDenied(s policy.Subject, r Request, err error) error {
 		who = "a plaintext client"
 	}
 	err = fmt.Errorf("%s to port %d of pod %v: %w", who, r.Authority.Port(), s, err)
-	return telemetry.ExplainPolicy(denied.Verdict.Policy, err)
+	return explainOwner(telemetry.ExplainPolicy(denied.Verdict.Policy, err), r.unknownOwner)
 }
 
 // explainApp turns an error of dialing the application at to into one an

@@ -53,7 +53,8 @@ type certificates interface {
 
 var _ certificates = (*identity.Manager)(nil)
 
-// Deps are the collaborators of an [Inbound]. All fields are required.
+// Deps are the collaborators of an [Inbound]. All fields are required, but for
+// Owners.
 type Deps struct {
 	Records *telemetry.Records
 	State   *workload.Store
@@ -62,6 +63,9 @@ type Deps struct {
 	// Acked is closed when the control plane has sent workloads and policies
 	// for the first time. Nothing comes in before.
 	Acked <-chan struct{}
+	// Owners tells the kubelet from other plaintext callers; nil means that
+	// nobody can.
+	Owners Owners
 }
 
 // Inbound is the way into one pod. Any goroutine may use it.
@@ -74,6 +78,8 @@ type Inbound struct {
 	gate    *policy.Gate
 	certs   certificates
 	acked   <-chan struct{}
+	owners  Owners
+	asking  chan struct{} // one for each caller that is asked about
 
 	// Any goroutine.
 	tls  atomic.Pointer[serverTLS]
@@ -94,6 +100,7 @@ func New(cfg Config, pod Pod, deps Deps) *Inbound {
 	return &Inbound{
 		cfg: cfg, pod: pod,
 		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs, acked: deps.Acked,
+		owners: deps.Owners, asking: make(chan struct{}, askers),
 		live: liveVisits{all: make(map[*Visit]struct{}), most: capture.Share()},
 	}
 }
@@ -184,7 +191,7 @@ func (in *Inbound) Handle(ctx context.Context, inc *hbone.Incoming) {
 func (in *Inbound) ServePlaintext(ctx context.Context, c *capture.Conn) {
 	in.records.SocketOpened(telemetry.Inbound)
 	defer in.records.SocketClosed(telemetry.Inbound)
-	ctx, v, err := in.Receive(ctx, Request{
+	ctx, v, err := in.receivePlaintext(ctx, c, Request{
 		Hop: telemetry.HopDirect, Client: c.Client, Local: c.Target,
 		Authority: hbone.AuthorityFrom(c.Target),
 	})

@@ -33,6 +33,9 @@ type Request struct {
 	Authority hbone.Authority
 	// Header is the rest of what it says; nothing in it is proven.
 	Header hbone.Header
+
+	// unknownOwner is why it is not known whose socket a plaintext caller is.
+	unknownOwner error
 }
 
 // id is the proven identity of the caller, zero for plaintext.
@@ -70,15 +73,20 @@ func (in *Inbound) Receive(ctx context.Context, r Request) (context.Context, *Vi
 	if err != nil {
 		return nil, nil, v.fail(explainDenied(in.pod.Subject, r, err))
 	}
+	if !in.cfg.WithoutBaggage && r.Peer != nil {
+		v.Header = about.ResponseHeader(own)
+	}
+	return in.reach(ctx, v, r, t)
+}
+
+// reach connects v, which has its permit, to the application.
+func (in *Inbound) reach(ctx context.Context, v *Visit, r Request, t route.Target) (_ context.Context, _ *Visit, err error) {
 	ctx, v.unwatch = v.permit.Context(ctx)
 	v.App, err = in.connect(ctx, r, t)
 	if err != nil {
 		return nil, nil, v.fail(explainApp(t.Dial, err))
 	}
 	in.records.SocketOpened(telemetry.Inbound)
-	if !in.cfg.WithoutBaggage && r.Peer != nil {
-		v.Header = about.ResponseHeader(own)
-	}
 	return ctx, v, nil
 }
 

@@ -27,6 +27,7 @@ type Visit struct {
 	in      *Inbound
 	peer    *Peer // nil for plaintext
 	rec     *telemetry.Record
+	probe   bool                    // of the kubelet
 	permit  *policy.Permit          // nil until admitted
 	unwatch context.CancelFunc      // of the permit's context; nil until admitted
 	cancel  context.CancelCauseFunc // ends the visit
@@ -114,6 +115,9 @@ func (v *Visit) decidedBy(err error) string {
 	}
 	if revoked, ok := errors.AsType[*policy.RevokedError](err); ok {
 		return revoked.Verdict.Policy
+	}
+	if v.probe {
+		return probePolicy
 	}
 	if v.permit == nil {
 		return ""

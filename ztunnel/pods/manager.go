@@ -64,7 +64,7 @@ type readiness interface {
 }
 
 // Deps are the collaborators of a [Manager]. All fields are required, but for
-// HTrace.
+// Owners and HTrace.
 type Deps struct {
 	Log      *zap.Logger
 	Registry prometheus.Registerer
@@ -75,6 +75,8 @@ type Deps struct {
 	Ready    readiness
 	// Acked is closed when the control plane has sent workloads and policies.
 	Acked <-chan struct{}
+	// Owners tells the kubelet from other plaintext callers; may be nil.
+	Owners inbound.Owners
 	// HTrace is told about tunnels; may be nil.
 	HTrace *hbone.Trace
 }

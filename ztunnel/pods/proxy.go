@@ -93,6 +93,7 @@ func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
 func (m *Manager) receive(x *proxy, pod inbound.Pod) {
 	x.in = inbound.New(m.cfg.Inbound, pod, inbound.Deps{
 		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs, Acked: m.deps.Acked,
+		Owners: m.deps.Owners,
 	})
 	server := m.cfg.Server
 	server.TLS, server.Authenticate, server.Handle = x.in.TLS, x.in.Authenticate, x.in.Handle

@@ -248,13 +248,18 @@ func (r *reader) capture(dedicated ztunnel.Workload) ztunnel.Capture {
 	if !dedicated.IsZero() {
 		def = 0 // the rules around a workload of its own may know us otherwise
 	}
+	owners := r.text("AMBIT_SOCKET_OWNER", "/var/run/ztunnel/sockets.sock")
+	if strings.EqualFold(owners, "off") {
+		owners = ""
+	}
 	mark := r.integer("PACKET_MARK", def, 1, math.MaxUint32)
 	return ztunnel.Capture{
-		ZDSSocket: cmp.Or(r.text("INPOD_UDS", ""), r.text("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock")),
-		Mark:      uint32(mark),
-		Source:    r.source(),
-		Exclusive: !r.boolean("INPOD_PORT_REUSE", true),
-		IPv4Only:  !r.boolean("IPV6_ENABLED", true),
+		ZDSSocket:   cmp.Or(r.text("INPOD_UDS", ""), r.text("ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock")),
+		OwnerSocket: owners,
+		Mark:        uint32(mark),
+		Source:      r.source(),
+		Exclusive:   !r.boolean("INPOD_PORT_REUSE", true),
+		IPv4Only:    !r.boolean("IPV6_ENABLED", true),
 		KeepAlive: ztunnel.KeepAlive{
 			Off:      !r.boolean("KEEPALIVE_ENABLED", true),
 			Idle:     r.duration("KEEPALIVE_TIME", 180*time.Second),

@@ -82,6 +82,7 @@ var settings = []setting{
 	{env: "ADMIN_ADDR", def: "localhost:15000", help: "administration; keep it on loopback"},
 	{env: "STATS_ADDR", def: ":15020", help: "Prometheus metrics"},
 	{env: "READINESS_ADDR", def: ":15021", help: "readiness"},
+	{env: "AMBIT_SOCKET_OWNER", def: "/var/run/ztunnel/sockets.sock", help: "where the CNI agent says whether a plaintext caller is the kubelet; off: policy alone decides about probes"},
 	{env: "AMBIT_LOCAL_PATH", def: "on", help: "off: encrypt between two pods of this node too"},
 	{env: "AMBIT_OWN_RECORDS", def: "on", help: "off: crypto/tls does the records of tunnels, as in FIPS mode (slower)"},
 	{env: "AMBIT_MONITOR_AWAKE", def: "on", help: "off: let the runtime's monitor thread go to deep sleep (less idle CPU, slower wake-ups)"},

@@ -1,0 +1,182 @@
+package straightpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/sockowner"
+	"github.com/ambit-mesh/ambit/ztunnel"
+)
+
+// hostAgent is the agent's side of the question whose socket it is. The fabric
+// is the network of the node, and this process is the kubelet.
+type hostAgent struct {
+	path  string
+	asked atomic.Int64
+	stop  func()
+}
+
+// hostAgent starts it; names are those of the kubelet.
+func (m *mesh) hostAgent(names ...string) *hostAgent {
+	m.t.Helper()
+	a := &hostAgent{path: filepath.Join(m.t.TempDir(), "sockets.sock")}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.path, Net: "unix"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	host := sockowner.NewHost(sockowner.HostConfig{Names: names})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(m.t.Context()))
+	var g lifecycle.Group
+	g.Go(ctx, "owner", func(ctx context.Context) {
+		err := sockowner.Serve(ctx, l, func(ctx context.Context, client, server netip.AddrPort) (o sockowner.Owner, err error) {
+			a.asked.Add(1)
+			return o, errors.Join(m.fabric.Do(func() (err error) {
+				o, err = host.Lookup(ctx, client, server)
+				return err
+			}))
+		})
+		if err != nil {
+			m.t.Errorf("sockowner: %v", err)
+		}
+	})
+	a.stop = func() { cancel(); g.Wait() }
+	m.t.Cleanup(a.stop)
+	return a
+}
+
+// ownName is what the kernel calls this process.
+func ownName(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// probe calls to from the node, and wants an echo or a reset.
+func (m *mesh) probe(to netip.AddrPort) error {
+	c, err := m.fabric.Dial(m.t.Context(), netns.DialOptions{Remote: to, SocketOptions: netns.SocketOptions{NoMark: true}})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("GET /")); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(c)
+	if err == nil && !strings.HasSuffix(string(answer), "GET /") {
+		err = fmt.Errorf("the application said %q", answer)
+	}
+	return err
+}
+
+func TestKubeletProbes(t *testing.T) {
+	m := newMesh(t)
+	kubelet := m.hostAgent(ownName(t))
+	n := m.node("n1", func(c *ztunnel.Config) { c.Capture.OwnerSocket = kubelet.path })
+	server, client, outsider := m.enrolled(n, "server"), m.enrolled(n, "client"), m.pod(n, "outsider")
+	server.echo(8080)
+
+	// While policy lets plaintext in, nobody is asked.
+	if err := m.probe(server.addr(8080)); err != nil {
+		t.Fatalf("probe without a policy: %v", err)
+	}
+	if n := kubelet.asked.Load(); n != 0 {
+		t.Errorf("the agent was asked %d times about what policy allows", n)
+	}
+	m.apply("strict", strict)
+	eventually(t, "plaintext is refused", func() error {
+		if c, err := outsider.tryConnect(server.addr(8080)); err == nil {
+			c.Close()
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	if n := kubelet.asked.Load(); n != 0 {
+		t.Errorf("the agent was asked %d times about a pod's address", n)
+	}
+	for _, to := range []netip.AddrPort{server.addr(8080), netip.AddrPortFrom(server.ip6, 8080)} {
+		if err := m.probe(to); err != nil {
+			t.Fatalf("probe of %v under STRICT: %v", to, err)
+		}
+	}
+	n.z.wantAccess(t, "connection complete", `policy="kubelet probe"`)
+	client.connect(server.addr(8080)).wantEcho("the mesh goes on")
+
+	// The kernel has answered a TCP probe before we could ask. No word of it.
+	asked := kubelet.asked.Load()
+	c, err := m.fabric.Dial(t.Context(), netns.DialOptions{Remote: server.addr(8080), SocketOptions: netns.SocketOptions{NoMark: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	eventually(t, "the agent was asked", func() error {
+		if kubelet.asked.Load() == asked {
+			return errors.New("it was not")
+		}
+		return nil
+	})
+	if lines := n.z.log.access("src.addr=10.1.0.1", "error="); len(lines) > 0 {
+		t.Errorf("probes have left errors:\n%s", strings.Join(lines, ""))
+	}
+
+	// With the agent away nobody can say, and nobody is let in.
+	kubelet.stop()
+	if err := m.probe(server.addr(8080)); !isReset(err) {
+		t.Errorf("probe without the agent: %v, want a reset", err)
+	}
+	n.z.wantAccess(t, "is the caller the kubelet?", "is the agent of this node running?")
+}
+
+func TestOnlyTheKubeletMayProbe(t *testing.T) {
+	m := newMesh(t)
+	other := m.hostAgent("no-such-process")
+	n := m.node("n1", func(c *ztunnel.Config) { c.Capture.OwnerSocket = other.path })
+	server := m.enrolled(n, "server")
+	server.echo(8080)
+	m.apply("strict", strict)
+	eventually(t, "a process of the node that is not the kubelet is refused", func() error {
+		if err := m.probe(server.addr(8080)); !isReset(err) {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+}
+
+// A pod that only the agent has told of can be probed: its proxy may be new, and
+// the control plane away.
+func TestProbeBeforeTheControlPlaneKnows(t *testing.T) {
+	m := newMesh(t)
+	kubelet := m.hostAgent(ownName(t))
+	n := m.node("n1", func(c *ztunnel.Config) { c.Capture.OwnerSocket = kubelet.path })
+	p := m.pod(nil, "new")
+	p.n = n
+	p.add()
+	p.echo(8080)
+	start := time.Now()
+	if err := m.probe(p.addr(8080)); err != nil {
+		t.Fatalf("probe of a pod that the control plane does not know: %v", err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v; a kubelet waits one second", took)
+	}
+}

@@ -224,6 +224,7 @@ func (l *Lab) StartZtunnel(ctx context.Context, n *Node, extra ...string) error 
 		"POD_NAMESPACE=istio-system",
 		"SERVICE_ACCOUNT=ztunnel",
 		"INPOD_UDS=" + n.zdsSocket(),
+		"AMBIT_SOCKET_OWNER=off", // there is no kubelet
 		"XDS_ADDRESS=" + address,
 		"CA_ADDRESS=" + address,
 		"XDS_ROOT_CA=" + l.rootFile(),

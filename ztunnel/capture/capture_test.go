@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 )
 
@@ -306,5 +309,29 @@ func TestShareLeavesHalf(t *testing.T) {
 	}
 	if got := Share(); got < leastShare || got > mostShare || (got > leastShare && uint64(got)*4 > limit.Cur) {
 		t.Errorf("Share() = %d of %d descriptors: two directions of two each want more than half", got, limit.Cur)
+	}
+}
+
+// Who asks only whether somebody takes connections is told by the end of his,
+// and nobody else hears of it.
+func TestSelfTestIsAnsweredAndNotHandedOut(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		l, nl := listen(t, netns.SelfTest(v6), Trace{Refused: func(_, target netip.AddrPort, err error) {
+			t.Errorf("a self-test to %v was reported: %v", target, err)
+		}})
+		client := dial(t, nl)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var g lifecycle.Group
+		g.Go(ctx, "accept", func(ctx context.Context) {
+			if c, err := l.Accept(ctx); err == nil {
+				t.Errorf("a self-test was handed out: %+v", c)
+			}
+		})
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the client reads %v, want the end", err)
+		}
+		nl.Close()
+		g.Wait()
 	}
 }

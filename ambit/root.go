@@ -6,8 +6,9 @@ import (
 
 // Groups of commands in the help.
 const (
-	groupSee  = "see"
-	groupSelf = "self"
+	groupCluster = "cluster"
+	groupSee     = "see"
+	groupSelf    = "self"
 )
 
 // newRoot puts the commands together.
@@ -26,11 +27,13 @@ This command shows the mesh on one machine and asks a mesh what happened.`,
 		SilenceUsage:  true,
 	}
 	root.AddGroup(
+		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
 		&cobra.Group{ID: groupSee, Title: "See a mesh:"},
 		&cobra.Group{ID: groupSelf, Title: "About ambit:"},
 	)
 	root.SetHelpCommandGroupID(groupSelf)
 	root.SetCompletionCommandGroupID(groupSelf)
 	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp(), newPerf(), newPerfLoad(), newLab())
+	root.AddCommand(newInstall(), newUpgrade(), newUninstall())
 	return root
 }

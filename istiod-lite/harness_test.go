@@ -20,19 +20,20 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
+
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/ambit-mesh/ambit/e2e/kubetest"
 	"github.com/ambit-mesh/ambit/internal/meshapi/caapi"
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { kubetest.Main(m) }
 
 // patience is how long a test waits for what must come.
 const patience = 15 * time.Second
@@ -125,6 +126,12 @@ func (p *plane) dial() *grpc.ClientConn {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.dialWith(root)
+}
+
+// dialWith does so when the root is not in a file.
+func (p *plane) dialWith(root []byte) *grpc.ClientConn {
+	p.t.Helper()
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(root) {
 		p.t.Fatal("no root")
@@ -184,15 +191,21 @@ type proxy struct {
 // subscribe opens a stream as node-1 and asks for everything.
 func (p *plane) subscribe() *proxy {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(as(p.t.Context(), tokenOne), patience)
+	return p.subscribeIn("istio-system", p.dial(), tokenOne, "node-1")
+}
+
+// subscribeIn does so as a proxy of a namespace and a node.
+func (p *plane) subscribeIn(namespace string, cc *grpc.ClientConn, token, nodeName string) *proxy {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(as(p.t.Context(), token), patience)
 	p.t.Cleanup(cancel)
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(cc).DeltaAggregatedResources(ctx)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	node := &corev3.Node{
-		Id:       "ztunnel~127.0.0.1~ztunnel-1.istio-system~istio-system.svc.cluster.local",
-		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue("node-1")}},
+		Id:       "ztunnel~127.0.0.1~ztunnel-1." + namespace + "~" + namespace + ".svc.cluster.local",
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(nodeName)}},
 	}
 	for _, url := range []string{model.AddressURL, model.AuthorizationURL} {
 		if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: node, TypeUrl: url}); err != nil {

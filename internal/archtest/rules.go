@@ -322,7 +322,7 @@ func marksRule(m *Module, say report) {
 // leakChecks are the calls that look for goroutines that are left.
 var leakChecks = map[string]bool{
 	"goleak.VerifyTestMain": true, "goleak.Find": true,
-	"netnstest.Main": true, "netnstest.MainSparing": true, // which call goleak.Find
+	"netnstest.Main": true, "netnstest.MainSparing": true, "kubetest.Main": true, // which call goleak.Find
 }
 
 // leakCheckRule wants goleak in the TestMain of each package with tests.

@@ -211,3 +211,9 @@ func (s state) alive() []proc.Record {
 	}
 	return living
 }
+
+// InNetworkOf is a program of the host that runs in the network of a process, for
+// example of a pod.
+func InNetworkOf(ctx context.Context, pid int, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", fmt.Sprint(pid), "--net", "--"}, args...)...)
+}

@@ -222,7 +222,7 @@ func TestZtunnelRestart(t *testing.T) {
 // An application has taken a port of the mesh in its pod: the agent is told, we
 // are not ready, and the pod is tried again until it works.
 func TestBindConflictInPod(t *testing.T) {
-	for _, port := range []uint16{15001, 15006, 15008} {
+	for _, port := range []uint16{15001, 15006, 15008, 15053} {
 		t.Run(fmt.Sprint(port), func(t *testing.T) {
 			t.Parallel()
 			m := newMesh(t)

@@ -6,16 +6,21 @@ import (
 
 	"github.com/ambit-mesh/ambit/cni"
 	"github.com/ambit-mesh/ambit/cni/agent"
+	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/spf13/cobra"
 )
 
 // flags are what the command line says.
 type flags struct {
+	program.Program
 	cfg              cni.Config
 	dns              string
 	probeV4, probeV6 string
-	logLevel         string
-	logFormat        string
+}
+
+// newFlags says nothing yet.
+func newFlags() *flags {
+	return &flags{Program: program.Program{Name: "ambit-cni-agent", Version: version}}
 }
 
 const longHelp = `ambit-cni-agent takes the pods of one node into the mesh.
@@ -69,8 +74,7 @@ func (f *flags) command() *cobra.Command {
 	p.StringVar(&f.probeV6, "probe-v6", "", "`ADDRESS`, the same for IPv6")
 	p.DurationVar(&f.cfg.Agent.RepairEvery, "repair-every", 0, "`TIME` between comparisons of all pods' rules (default 30s)")
 	p.StringVar(&f.cfg.StatusAddr, "status-addr", "127.0.0.1:15014", "`ADDRESS` for people: /healthz, /readyz, /metrics; not authenticated, so keep it on loopback; empty for none")
-	p.StringVar(&f.logLevel, "log-level", "info", "`SPEC`: debug, info, warn or error, for all or by scope: info,agent=debug (scopes: agent, source)")
-	p.StringVar(&f.logFormat, "log-format", "json", "`FORMAT`: json or plain")
+	f.Flags(p, "agent, source")
 	if err := cmd.MarkFlagRequired("config-dir"); err != nil {
 		panic(err) // the flag is declared above
 	}

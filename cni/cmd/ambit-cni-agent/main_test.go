@@ -9,6 +9,8 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"go.uber.org/goleak"
+
+	"github.com/ambit-mesh/ambit/internal/program"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -21,21 +23,22 @@ func TestExitCodes(t *testing.T) {
 		args []string
 		want int
 	}{
-		{"help", []string{"--help"}, exitOK},
-		{"version", []string{"--version"}, exitOK},
-		{"nothing said", nil, exitUsage},
-		{"unknown flag", []string{"--config-dir", dir, "--no-such-flag"}, exitUsage},
-		{"an argument too many", []string{"--config-dir", dir, "extra"}, exitUsage},
-		{"probe address of the wrong family", []string{"--config-dir", dir, "--probe-v4", "::1"}, exitUsage},
-		{"probe address that is none", []string{"--config-dir", dir, "--probe-v6", "x"}, exitUsage},
-		{"unknown DNS capture", []string{"--config-dir", dir, "--dns-capture", "maybe"}, exitUsage},
-		{"unknown log level", []string{"--config-dir", dir, "--log-level", "loud"}, exitUsage},
-		{"unknown log format", []string{"--config-dir", dir, "--log-format", "xml"}, exitUsage},
-		{"negative time", []string{"--config-dir", dir, "--repair-every", "-1s"}, exitUsage},
-		{"manifests that are not there", append(sockets, "--config-dir", filepath.Join(dir, "missing")), exitFailed},
+		{"help", []string{"--help"}, program.ExitOK},
+		{"version", []string{"--version"}, program.ExitOK},
+		{"nothing said", nil, program.ExitUsage},
+		{"unknown flag", []string{"--config-dir", dir, "--no-such-flag"}, program.ExitUsage},
+		{"an argument too many", []string{"--config-dir", dir, "extra"}, program.ExitUsage},
+		{"probe address of the wrong family", []string{"--config-dir", dir, "--probe-v4", "::1"}, program.ExitUsage},
+		{"probe address that is none", []string{"--config-dir", dir, "--probe-v6", "x"}, program.ExitUsage},
+		{"unknown DNS capture", []string{"--config-dir", dir, "--dns-capture", "maybe"}, program.ExitUsage},
+		{"unknown log level", []string{"--config-dir", dir, "--log-level", "loud"}, program.ExitUsage},
+		{"unknown log format", []string{"--config-dir", dir, "--log-format", "xml"}, program.ExitUsage},
+		{"negative time", []string{"--config-dir", dir, "--repair-every", "-1s"}, program.ExitUsage},
+		{"manifests that are not there", append(sockets, "--config-dir", filepath.Join(dir, "missing")), program.ExitFailed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := run(t.Context(), tt.args); got != tt.want {
+			f := newFlags()
+			if got := f.Execute(t.Context(), f.command(), tt.args); got != tt.want {
 				t.Errorf("exit code %d, want %d", got, tt.want)
 			}
 		})
@@ -55,7 +58,8 @@ func TestRunsUntilItIsAskedToStop(t *testing.T) {
 	var g lifecycle.Group
 	defer g.Wait()
 	g.Go(ctx, "run", func(ctx context.Context) {
-		code <- run(ctx, []string{"--config-dir", manifests, "--socket", socket, "--zds-socket", filepath.Join(dir, "z", "z.sock"), "--status-addr", "", "--log-level", "error"})
+		f := newFlags()
+		code <- f.Execute(ctx, f.command(), []string{"--config-dir", manifests, "--socket", socket, "--zds-socket", filepath.Join(dir, "z", "z.sock"), "--status-addr", "", "--log-level", "error"})
 	})
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -68,7 +72,7 @@ func TestRunsUntilItIsAskedToStop(t *testing.T) {
 		}
 	}
 	cancel()
-	if got := <-code; got != exitOK {
-		t.Errorf("exit code %d, want %d", got, exitOK)
+	if got := <-code; got != program.ExitOK {
+		t.Errorf("exit code %d, want %d", got, program.ExitOK)
 	}
 }

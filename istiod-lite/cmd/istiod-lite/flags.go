@@ -10,17 +10,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/internal/program"
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
 )
 
 // flags are what the command line says.
 type flags struct {
-	cfg       istiodlite.Config
-	cluster   istiodlite.Cluster
-	kube      bool
-	agent     string
-	logLevel  string
-	logFormat string
+	program.Program
+	cfg     istiodlite.Config
+	cluster istiodlite.Cluster
+	kube    bool
+	agent   string
+}
+
+// newFlags says nothing yet.
+func newFlags() *flags {
+	return &flags{Program: program.Program{Name: "istiod-lite", Version: version}}
 }
 
 const longHelp = `istiod-lite is the control plane of an ambit mesh.
@@ -101,8 +106,7 @@ func (f *flags) command() *cobra.Command {
 	p.StringVar(&f.cfg.Model.RootNamespace, "root-namespace", "", "`NAMESPACE` whose policies hold for the whole mesh (default istio-system, with --kube that of the installation)")
 	p.StringVar(&f.cfg.Model.Network, "network", "", "`NAME` of the network of all workloads")
 	p.BoolVar(&f.cfg.Model.DryRun, "dry-run-policies", false, "send policies annotated istio.io/dry-run to proxies, which must know them: older ones enforce them")
-	p.StringVar(&f.logLevel, "log-level", "info", "`SPEC`: debug, info, warn or error, for all or by scope: info,xds=debug (scopes: xds, files, ca)")
-	p.StringVar(&f.logFormat, "log-format", "json", "`FORMAT`: json or plain")
+	f.Flags(p, "xds, files, kube, keeper, ca")
 	return cmd
 }
 

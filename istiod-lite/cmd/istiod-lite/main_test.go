@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/ambit-mesh/ambit/internal/program"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,16 +31,19 @@ func TestExitCodes(t *testing.T) {
 		args []string
 		want int
 	}{
-		{"asked to stop", append([]string{"--listen", "127.0.0.1:0"}, good...), exitOK},
-		{"help", []string{"--help"}, exitOK},
-		{"version", []string{"--version"}, exitOK},
-		{"no flags", nil, exitUsage},
-		{"unknown flag", []string{"--nope"}, exitUsage},
-		{"an argument", append([]string{"more"}, good...), exitUsage},
-		{"a directory that is not there", append(good[2:len(good):len(good)], "--config-dir", dir+"/none"), exitUsage},
-		{"a log level that is none", append(good[:len(good):len(good)], "--log-level", "loud"), exitUsage},
-		{"a log format that is none", append(good[:len(good):len(good)], "--log-format", "xml"), exitUsage},
-		{"a port that is taken", append([]string{"--listen", busy.Addr().String()}, good...), exitFailed},
+		{"asked to stop", append([]string{"--listen", "127.0.0.1:0"}, good...), program.ExitOK},
+		{"help", []string{"--help"}, program.ExitOK},
+		{"version", []string{"--version"}, program.ExitOK},
+		{"no flags", nil, program.ExitUsage},
+		{"a directory and a cluster", append([]string{"--kube"}, good...), program.ExitUsage},
+		{"a cluster that is nowhere", []string{"--kubeconfig", dir + "/none", "--namespace", "x"}, program.ExitUsage},
+		{"a selector that is none", []string{"--kube", "--namespace", "x", "--agent-selector", "a"}, program.ExitUsage},
+		{"unknown flag", []string{"--nope"}, program.ExitUsage},
+		{"an argument", append([]string{"more"}, good...), program.ExitUsage},
+		{"a directory that is not there", append(good[2:len(good):len(good)], "--config-dir", dir+"/none"), program.ExitUsage},
+		{"a log level that is none", append(good[:len(good):len(good)], "--log-level", "loud"), program.ExitUsage},
+		{"a log format that is none", append(good[:len(good):len(good)], "--log-format", "xml"), program.ExitUsage},
+		{"a port that is taken", append([]string{"--listen", busy.Addr().String()}, good...), program.ExitFailed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -47,7 +52,8 @@ func TestExitCodes(t *testing.T) {
 				cancel()
 			}
 			defer cancel()
-			if got := run(ctx, tt.args); got != tt.want {
+			f := newFlags()
+			if got := f.Execute(ctx, f.command(), tt.args); got != tt.want {
 				t.Errorf("exit code %d, want %d", got, tt.want)
 			}
 		})

@@ -1,0 +1,268 @@
+package cases
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/e2e/cluster"
+	"github.com/ambit-mesh/ambit/internal/lab/labapp"
+)
+
+// App is a deployment of labapp, with a service of its name on port 80 (HTTP) and on
+// the numbers of labapp's other ports, and a service account of its name.
+type App struct {
+	Name      string
+	Replicas  int    // zero means 1
+	Node      string // empty means anywhere
+	Namespace string // empty means the case's own
+	Linger    string // how long it goes on after SIGTERM
+	Host      bool   // in the network of its node
+	Probes    string // more fields of the container
+	Labels    map[string]string
+	Env       map[string]string
+}
+
+// manifest writes the app's objects.
+func (a App) manifest() string {
+	labels := "app: " + a.Name
+	for k, v := range a.Labels {
+		labels += fmt.Sprintf(", %q: %q", k, v)
+	}
+	env := fmt.Sprintf("[{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: LINGER, value: %q}", cmp.Or(a.Linger, "300ms"))
+	for k, v := range a.Env {
+		env += fmt.Sprintf(", {name: %s, value: %q}", k, v)
+	}
+	env += "]"
+	node := ""
+	if a.Node != "" {
+		node = "\n      nodeSelector: {kubernetes.io/hostname: " + a.Node + "}"
+	}
+	if a.Host {
+		node += "\n      hostNetwork: true\n      dnsPolicy: ClusterFirstWithHostNet"
+	}
+	probes := cmp.Or(a.Probes, "readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}")
+	return fmt.Sprintf(`apiVersion: v1
+kind: ServiceAccount
+metadata: {name: %[1]s}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s}
+spec:
+  selector: {app: %[1]s}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: tcp-echo, port: 7000}
+  - {name: tcp-banner, port: 7001}
+  - {name: tcp-sum, port: 7002}
+  - {name: tcp-source, port: 7003}
+  - {name: tcp-ticker, port: 7004}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s}
+spec:
+  replicas: %[2]d
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {%[3]s}}
+    spec:
+      serviceAccountName: %[1]s
+      terminationGracePeriodSeconds: 20%[4]s
+      topologySpreadConstraints:
+      - maxSkew: 1
+        topologyKey: kubernetes.io/hostname
+        whenUnsatisfiable: ScheduleAnyway
+        labelSelector: {matchLabels: {app: %[1]s}}
+      containers:
+      - name: app
+        image: %[5]s
+        imagePullPolicy: IfNotPresent
+        env: %[6]s
+        ports: [{name: http, containerPort: 8080}, {name: echo, containerPort: 7000}]
+        %[7]s
+`, a.Name, max(a.Replicas, 1), labels, node, cluster.AppImage, env, probes)
+}
+
+// Deploy makes apps and waits until all their pods are ready.
+func (e *Env) Deploy(ctx context.Context, apps ...App) error {
+	for _, a := range apps {
+		if _, err := e.Kubectl(ctx, a.manifest(), "apply", "--namespace", cmp.Or(a.Namespace, e.Namespace), "-f", "-"); err != nil {
+			return err
+		}
+	}
+	for _, a := range apps {
+		if err := e.WaitReady(ctx, cmp.Or(a.Namespace, e.Namespace), a.Name, max(a.Replicas, 1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WaitReady waits until an app has exactly so many pods, all ready.
+func (e *Env) WaitReady(ctx context.Context, namespace, app string, want int) error {
+	return e.Until(ctx, readyWithin, fmt.Sprintf("%d ready pods of %s/%s", want, namespace, app), func(ctx context.Context) (bool, error) {
+		pods, err := e.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+		if err != nil {
+			return false, err
+		}
+		ready := 0
+		for _, p := range pods.Items {
+			if isReady(p) {
+				ready++
+			}
+		}
+		if ready != want || len(pods.Items) != want {
+			return false, fmt.Errorf("%d pods, %d ready: %s", len(pods.Items), ready, whyNot(pods.Items))
+		}
+		return true, nil
+	})
+}
+
+func isReady(p corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// whyNot says of the first pod that is not ready what it waits for.
+func whyNot(pods []corev1.Pod) string {
+	for _, p := range pods {
+		if isReady(p) {
+			continue
+		}
+		for _, s := range p.Status.ContainerStatuses {
+			if s.State.Waiting != nil {
+				return fmt.Sprintf("%s: %s %s", p.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
+			}
+		}
+		return fmt.Sprintf("%s: %s", p.Name, p.Status.Phase)
+	}
+	return ""
+}
+
+// Pod is a pod that runs labapp.
+type Pod struct {
+	Namespace, Name, UID, Node string
+	IP                         netip.Addr
+}
+
+// String is the pod's namespace and name.
+func (p Pod) String() string { return p.Namespace + "/" + p.Name }
+
+// At is a port of the pod.
+func (p Pod) At(port uint16) string { return netip.AddrPortFrom(p.IP, port).String() }
+
+// Pods lists the running pods of an app of the case's namespace.
+func (e *Env) Pods(ctx context.Context, app string) ([]Pod, error) {
+	return e.PodsIn(ctx, e.Namespace, app)
+}
+
+// PodsIn lists the running pods of an app of any namespace.
+func (e *Env) PodsIn(ctx context.Context, namespace, app string) ([]Pod, error) {
+	list, err := e.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		return nil, err
+	}
+	var pods []Pod
+	for _, p := range list.Items {
+		if p.DeletionTimestamp != nil || p.Status.PodIP == "" {
+			continue
+		}
+		ip, err := netip.ParseAddr(p.Status.PodIP)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s: %w", p.Name, err)
+		}
+		pods = append(pods, Pod{Namespace: namespace, Name: p.Name, UID: string(p.UID), Node: p.Spec.NodeName, IP: ip})
+	}
+	if len(pods) == 0 {
+		return nil, fmt.Errorf("no running pod of %s/%s", namespace, app)
+	}
+	return pods, nil
+}
+
+// Pod is the first running pod of an app.
+func (e *Env) Pod(ctx context.Context, app string) (Pod, error) {
+	pods, err := e.Pods(ctx, app)
+	if err != nil {
+		return Pod{}, err
+	}
+	return pods[0], nil
+}
+
+// PID is the number, on the host, of the pod's program.
+func (p Pod) PID() (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		group, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
+		if err != nil || !strings.Contains(string(group), "pod"+p.UID) {
+			continue
+		}
+		name, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "comm"))
+		if err == nil && strings.TrimSpace(string(name)) != "labpause" {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("no process of pod %v: has it ended?", p)
+}
+
+// socket is the path by which the pod's program takes requests.
+func (p Pod) socket() (string, error) {
+	pid, err := p.PID()
+	return fmt.Sprintf("/proc/%d/root/labapp.sock", pid), err
+}
+
+// Do runs a client in the pod to its end. That it could not do its work is an error too.
+func (p Pod) Do(ctx context.Context, req labapp.Request) (labapp.Reply, error) {
+	socket, err := p.socket()
+	if err != nil {
+		return labapp.Reply{}, err
+	}
+	r, err := labapp.Do(ctx, socket, req)
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s from %v to %s: %w", req.Do, p, req.Address, err)
+	}
+	return r, err
+}
+
+// Hello asks an HTTP server once and says who answered.
+func (p Pod) Hello(ctx context.Context, address string) (labapp.Hello, error) {
+	r, err := p.Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: address})
+	if err != nil {
+		return labapp.Hello{}, err
+	}
+	return r.Hellos[0], nil
+}
+
+// Refused makes sure that an HTTP server does not answer.
+func (p Pod) Refused(ctx context.Context, address string) error {
+	hello, err := p.Hello(ctx, address)
+	if err == nil {
+		return fmt.Errorf("%v reached %s (%s), and must not", p, address, hello.Pod)
+	}
+	if _, perr := p.PID(); perr != nil {
+		return perr // it could not even try
+	}
+	return nil
+}

@@ -9,10 +9,12 @@
 // stands in it once, and what is sent is the state at the time of sending. A slow
 // client so gets less often what others get, and costs nothing more.
 //
-// One goroutine per stream receives, another sends. Within one flush policies go
-// first, then addresses, then policies that went, so that a workload never names
-// a policy that has not been sent. Changes wait a few milliseconds for company;
-// an endpoint that went or takes no new connections is sent at once.
+// One goroutine per stream receives, another sends. What a response holds is
+// decided when it is its turn: endpoints that went, then policies, then endpoints
+// that take no new connections, then other addresses, those of the client's own
+// node first, then policies that went. So a workload never names a policy that has
+// not been sent, and what ends overtakes all else. Changes wait a few milliseconds
+// for company; what ends does not.
 //
 // A client that comes back tells the versions it holds; only what differs is
 // sent. Nothing is sent before the first picture stands: a control plane that has
@@ -33,6 +35,6 @@
 //
 // # Not done here
 //
-// State-of-the-world xDS, other types, TLS, and what a proven caller may see: all
-// proxies see the whole mesh.
+// State-of-the-world xDS, other types, TLS, and who is let in: all callers that are
+// see the whole mesh.
 package discovery

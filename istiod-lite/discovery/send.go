@@ -5,7 +5,6 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
@@ -26,14 +25,9 @@ func (st *stream) send(ctx context.Context) error {
 		if !st.gather(ctx, st.server.cfg.Debounce) {
 			return nil
 		}
-		deltas, held, err := st.collect()
+		held, err := st.flush(ctx)
 		if err != nil {
 			return err
-		}
-		for _, d := range deltas {
-			if err := st.sendDelta(d); err != nil {
-				return err
-			}
 		}
 		if held {
 			if !st.gather(ctx, st.server.cfg.PolicyGrace) {
@@ -42,6 +36,23 @@ func (st *stream) send(ctx context.Context) error {
 			poke(st.wake)
 		}
 	}
+}
+
+// flush sends one response after the other until the client has seen everything.
+// What each holds is decided when it is its turn, so that what is urgent waits for
+// one response at most, however much there is to send. held reports that addresses
+// wait for the client to ask for policies.
+func (st *stream) flush(ctx context.Context) (held bool, err error) {
+	for ctx.Err() == nil {
+		d, waits, err := st.next()
+		if d.sub == nil || err != nil {
+			return waits, err
+		}
+		if err := st.sendDelta(d); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // gather waits for company, or until something urgent comes. It reports whether
@@ -58,69 +69,69 @@ func (st *stream) gather(ctx context.Context, wait time.Duration) bool {
 	return true
 }
 
-// collect takes what the client has not seen: new and changed policies, then
-// addresses, then policies that went. held reports that addresses wait for the
-// client to ask for policies.
-func (st *stream) collect() (deltas []delta, held bool, err error) {
+// next takes the content of one response out of what the client has not seen, in
+// this order: endpoints that went, new and changed policies, endpoints that take no
+// connections any more, other addresses, policies that went. So no workload names a
+// policy that has not been sent. Without a subscription in the result there is
+// nothing to send; held reports that addresses wait for the client to ask for
+// policies.
+func (st *stream) next() (d delta, held bool, err error) {
 	s := st.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st.fault != nil {
-		return nil, false, st.fault
+		return delta{}, false, st.fault
 	}
 	now := time.Now()
-	var before, addresses, after []delta
-	policies := st.types[model.AuthorizationURL] != nil
-	for _, sub := range st.types {
-		if len(sub.pending) == 0 && !sub.owed {
-			continue
-		}
-		if sub.t == model.TypeAddress && !policies && now.Sub(sub.asked) < s.cfg.PolicyGrace {
-			held = true
-			continue
-		}
-		if len(sub.pending) > 0 {
-			s.metrics.lag.Observe(now.Sub(sub.oldest).Seconds())
-		}
-		d := sub.take(&s.picture, now)
-		switch {
-		case sub.t == model.TypeAddress:
-			addresses = append(addresses, d)
-		case len(d.removed) > 0:
-			gone := delta{sub: sub, removed: d.removed}
-			d.removed = nil
-			after = append(after, gone)
-			if d.owed || len(d.resources) > 0 {
-				before = append(before, d)
-			}
-		default:
-			before = append(before, d)
-		}
+	addresses, policies := st.types[model.AddressURL], st.types[model.AuthorizationURL]
+	if addresses != nil && policies == nil && addresses.waits() && now.Sub(addresses.asked) < s.cfg.PolicyGrace {
+		addresses, held = nil, true
 	}
-	return append(append(before, addresses...), after...), held, nil
+	for _, turn := range []struct {
+		sub  *subscription
+		take choice
+	}{
+		{addresses, choice{hasty: true, gone: true}},
+		{policies, choice{there: true, evenIfNothing: true}},
+		{addresses, choice{hasty: true, there: true}},
+		{addresses, everything()},
+		{policies, everything()},
+		{st.unservedLocked(), everything()},
+	} {
+		// The first response is the picture of the moment: in it there is no hurry.
+		if turn.sub == nil || !turn.sub.waits() || turn.take.hasty && turn.sub.status.Responses == 0 {
+			continue
+		}
+		since, waited := turn.sub.oldest, len(turn.sub.pending) > 0
+		if d = turn.sub.take(&s.picture, turn.take, s.cfg.ResponseBytes); d.isEmpty() {
+			continue
+		}
+		if waited {
+			s.metrics.lag.Observe(now.Sub(since).Seconds())
+		}
+		return d, held, nil
+	}
+	return delta{}, held, nil
 }
 
-// sendDelta sends a delta in responses of bounded size.
-func (st *stream) sendDelta(d delta) error {
-	for first := true; len(d.resources) > 0 || len(d.removed) > 0 || d.owed && first; first = false {
-		resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: d.sub.url, Nonce: st.nextNonce()}
-		size := 0
-		for size < st.server.cfg.ResponseBytes && len(d.resources) > 0 {
-			wire := d.resources[0].Wire
-			resp.Resources = append(resp.Resources, wire)
-			size += proto.Size(wire)
-			d.resources = d.resources[1:]
-		}
-		for size < st.server.cfg.ResponseBytes && len(d.resources) == 0 && len(d.removed) > 0 {
-			resp.RemovedResources = append(resp.RemovedResources, d.removed[0])
-			size += len(d.removed[0])
-			d.removed = d.removed[1:]
-		}
-		if err := st.sendResponse(d.sub, resp); err != nil {
-			return err
+// unservedLocked is a subscription to what we do not have that is owed a response; nil
+// when there is none. The caller holds Server.mu.
+func (st *stream) unservedLocked() *subscription {
+	for _, sub := range st.types {
+		if sub.t == 0 && sub.waits() {
+			return sub
 		}
 	}
 	return nil
+}
+
+// sendDelta sends one response.
+func (st *stream) sendDelta(d delta) error {
+	resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: d.sub.url, Nonce: st.nextNonce(), RemovedResources: d.removed}
+	for _, r := range d.resources {
+		resp.Resources = append(resp.Resources, r.Wire)
+	}
+	return st.sendResponse(d.sub, resp)
 }
 
 // sendResponse sends one response. A client that does not read it for too long

@@ -113,9 +113,55 @@ func TestUrgentChangesDoNotWait(t *testing.T) {
 	m.push(pod("c", "n1", "10.0.0.3"))
 	c.wantIdle("a new pod waits for company")
 	m.push(notReady(pod("a", "n1", "10.0.0.1")))
-	c.want("a pod that takes no new connections goes at once, and takes others along", "Address: +Pod/ns/a +Pod/ns/c")
+	c.want("a pod that takes no new connections goes at once", "Address: +Pod/ns/a")
+	c.want("and takes others along", "Address: +Pod/ns/c")
 	m.push(gone(pod("b", "", "")))
 	c.want("a removal goes at once", "Address: -Pod/ns/b")
+}
+
+func TestEndpointsThatEndOvertakeEverything(t *testing.T) {
+	m := newMesh(t, discovery.Config{Debounce: time.Hour, ResponseBytes: 1}) // one resource a response
+	m.push(pod("b", "n1", "10.0.0.2"), pod("c", "n1", "10.0.0.3"))
+	c := m.connect()
+	c.subscribe()
+	c.next("policies")
+	c.next("addresses")
+	c.next("addresses")
+	m.push(
+		pod("a", "n1", "10.0.0.1"), pod("d", "n2", "10.0.0.4"), allow("policy", "x"),
+		notReady(pod("b", "n1", "10.0.0.2")), gone(pod("c", "", "")),
+	)
+	c.want("what is gone needs no policy", "Address: -Pod/ns/c")
+	c.want("then policies, which the workloads after may name", "Authorization: +ns/policy")
+	c.want("then what takes no connections any more", "Address: +Pod/ns/b")
+	c.want("then the others, those of the own node first", "Address: +Pod/ns/a")
+	c.want("then the others", "Address: +Pod/ns/d")
+	c.wantIdle("all is said")
+}
+
+func TestOwnPodsComeFirst(t *testing.T) {
+	m := newMesh(t, discovery.Config{ResponseBytes: 1})
+	m.push(pod("a", "n2", "10.0.0.1"), pod("b", "n1", "10.0.0.2"), pod("c", "n2", "10.0.0.3"), pod("d", "n1", "10.0.0.4"))
+	c := m.connect() // of node n1
+	c.subscribe()
+	c.next("policies")
+	for _, want := range []string{"b", "d", "a", "c"} {
+		c.want("own ones first", "Address: +Pod/ns/"+want)
+	}
+}
+
+// An endpoint that was on its way out and is back goes with the others again.
+func TestWhatIsBackIsNoLongerUrgent(t *testing.T) {
+	m := newMesh(t, discovery.Config{Debounce: time.Hour})
+	m.push(pod("a", "n1", "10.0.0.1"))
+	c := m.connectAs("node n1", false)
+	c.subscribe()
+	c.next("policies")
+	c.next("addresses")
+	changes := append(m.model.Apply(notReady(pod("a", "n1", "10.0.0.1"))), m.model.Apply(pod("a", "n1", "10.0.0.9"))...)
+	changes = append(changes, m.model.Apply(pod("0", "n1", "10.0.0.8"))...)
+	m.server.Push(changes)
+	c.want("both in one response", "Address: +Pod/ns/0 +Pod/ns/a")
 }
 
 func TestAnswersOfClientsAreShown(t *testing.T) {

@@ -258,7 +258,11 @@ func (st *stream) noteLocked(c model.Change, old *model.Resource, now time.Time)
 			continue
 		}
 		sub.mark(c.Name, now)
-		sub.urgent = sub.urgent || c.Urgent
+		if c.Urgent {
+			sub.hasty[c.Name], sub.urgent = struct{}{}, true
+		} else if now := c.Resource; now != nil && now.Healthy {
+			delete(sub.hasty, c.Name) // it was on its way out and is back
+		}
 		if limit := st.server.cfg.MaxNames; len(sub.pending) > limit && st.fault == nil {
 			st.fault = status.Errorf(codes.ResourceExhausted, "too far behind: more than %d names wait", limit)
 		}

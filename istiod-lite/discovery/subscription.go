@@ -8,6 +8,7 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
@@ -26,7 +27,8 @@ type subscription struct {
 
 	pending map[string]struct{} // names that the client has not seen the state of
 	oldest  time.Time           // when the first of them was noted
-	urgent  bool                // one of them must not wait
+	hasty   map[string]struct{} // those of them that go ahead of the others
+	urgent  bool                // the next response must not wait for company
 	owed    bool                // a response must come even if it is empty
 	asked   time.Time           // when the first request came
 
@@ -41,6 +43,7 @@ func newSubscription(t model.Type, url, node string, now time.Time) *subscriptio
 		services: map[string]struct{}{},
 		sent:     map[string]struct{}{},
 		pending:  map[string]struct{}{},
+		hasty:    map[string]struct{}{},
 		status:   TypeStatus{Type: url},
 	}
 }
@@ -150,24 +153,55 @@ func (sub *subscription) wants(name string, old, now *model.Resource) bool {
 	return false
 }
 
-// delta is what a flush sends of one type.
+// waits reports whether anything is to be sent.
+func (sub *subscription) waits() bool { return len(sub.pending) > 0 || sub.owed }
+
+// delta is what one response sends of one type.
 type delta struct {
 	sub       *subscription
 	resources []*model.Resource
 	removed   []string
-	owed      bool
+	owed      bool // it goes out even when it is empty
 }
 
-// take empties pending into a delta of the state now.
-func (sub *subscription) take(p *picture, now time.Time) delta {
-	d := delta{sub: sub, owed: sub.owed}
-	seen := map[string]bool{}
-	for len(sub.pending) > 0 { // following a service adds to it
-		for _, name := range slices.Sorted(maps.Keys(sub.pending)) {
-			delete(sub.pending, name)
+// isEmpty reports whether there is nothing to send.
+func (d delta) isEmpty() bool { return len(d.resources) == 0 && len(d.removed) == 0 && !d.owed }
+
+// choice is which of the pending names go into a response.
+type choice struct {
+	hasty         bool // only those that go ahead of others
+	there, gone   bool // those that stand for something, or for nothing any more
+	evenIfNothing bool // a response that is owed goes out though it is empty
+}
+
+// everything is the choice of all.
+func everything() choice { return choice{there: true, gone: true, evenIfNothing: true} }
+
+// take moves pending names into a response of about limit bytes, of the state now:
+// workloads of the client's own node first, then by name.
+func (sub *subscription) take(p *picture, c choice, limit int) delta {
+	d := delta{sub: sub, owed: c.evenIfNothing && sub.owed}
+	from := sub.pending
+	if c.hasty {
+		from = sub.hasty
+	}
+	seen, size := map[string]bool{}, 0
+	for more := true; more && size < limit; { // following a service adds to pending
+		more = false
+		for _, name := range sub.inOrder(p, from) {
 			found := p.resolve(sub.t, name)
+			if size >= limit {
+				break
+			}
+			if !c.there && len(found) > 0 || !c.gone && len(found) == 0 {
+				continue
+			}
+			more = true
+			delete(sub.pending, name)
+			delete(sub.hasty, name)
 			if len(found) == 0 {
 				d.removed = append(d.removed, name)
+				size += len(name)
 				delete(sub.sent, name)
 				delete(sub.services, name)
 			}
@@ -177,14 +211,39 @@ func (sub *subscription) take(p *picture, now time.Time) delta {
 				}
 				seen[r.Name] = true
 				d.resources = append(d.resources, r)
+				size += proto.Size(r.Wire)
 				if !sub.wildcard {
 					sub.sent[r.Name] = struct{}{}
-					sub.follow(p, r, nil, now)
+					sub.follow(p, r, nil, sub.oldest)
 				}
 			}
 		}
 	}
-	slices.SortFunc(d.resources, func(a, b *model.Resource) int { return cmp.Compare(a.Name, b.Name) })
-	sub.owed, sub.urgent = false, false
+	far := sub.far(p)
+	slices.SortFunc(d.resources, func(a, b *model.Resource) int {
+		return cmp.Or(cmp.Compare(far(a.Name), far(b.Name)), cmp.Compare(a.Name, b.Name))
+	})
+	if !d.isEmpty() {
+		sub.owed, sub.urgent = false, false
+	}
 	return d
+}
+
+// inOrder are names in the order in which they are sent.
+func (sub *subscription) inOrder(p *picture, of map[string]struct{}) []string {
+	names := slices.Collect(maps.Keys(of))
+	far := sub.far(p)
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(far(a), far(b)), cmp.Compare(a, b)) })
+	return names
+}
+
+// far is 0 for workloads of the client's own node and 1 for all else.
+func (sub *subscription) far(p *picture) func(name string) int {
+	local := p.byNode[sub.node]
+	return func(name string) int {
+		if _, ok := local[name]; ok {
+			return 0
+		}
+		return 1
+	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/ztunnel/admin"
+	"github.com/ambit-mesh/ambit/ztunnel/dns"
 	"github.com/ambit-mesh/ambit/ztunnel/pods"
 )
 
@@ -97,7 +98,8 @@ func (z *Ztunnel) wire(deps Deps) error {
 	}
 	z.pods, err = pods.New(z.podsConfig(questions), pods.Deps{
 		Log: z.log, Registry: reg, Records: records, State: store, Gate: gate, Certs: z.ids,
-		Ready: &z.ready, Acked: z.xds.Ready(), Owners: z.socketOwners(), HTrace: z.hboneTrace(counts),
+		Ready: &z.ready, Acked: z.xds.Ready(), Owners: z.socketOwners(),
+		Hosts: dns.SystemHosts(z.cfg.DNS.ResolvConf), HTrace: z.hboneTrace(counts),
 	})
 	if err != nil {
 		return err

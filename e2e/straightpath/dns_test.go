@@ -1,9 +1,13 @@
 package straightpath
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
 // resolver is the DNS of the cluster, outside the mesh: it knows one name, and
@@ -149,6 +154,19 @@ func (p *pod) wantName(network, server, name string, kind uint16, want ...string
 	}
 }
 
+// knowsHost waits until the ztunnel of n knows a service of that name.
+func (n *node) knowsHost(host string) {
+	n.m.t.Helper()
+	eventually(n.m.t, n.name+" knows "+host, func() error {
+		for _, s := range n.z.dump(n.m.t).Services {
+			if s.Hostname == host {
+				return nil
+			}
+		}
+		return errors.New("it does not")
+	})
+}
+
 // entry is a ServiceEntry whose name only the mesh knows.
 const entry = `
 apiVersion: networking.istio.io/v1
@@ -170,14 +188,7 @@ func TestDNS(t *testing.T) {
 	server := m.enrolled(n, "server")
 	vip := m.service("server", 80, "8080", 1)
 	m.apply("entry", entry)
-	eventually(t, "the entry is known", func() error {
-		for _, s := range n.z.dump(t).Services {
-			if s.Hostname == "api.example.test" {
-				return nil
-			}
-		}
-		return fmt.Errorf("it is not")
-	})
+	n.knowsHost("api.example.test")
 	const fqdn = "server.shop.svc.cluster.local"
 	for _, via := range []string{"10.1.0.1", "fd00::53"} {
 		for _, network := range []string{"udp", "tcp"} {
@@ -253,4 +264,63 @@ func TestDNSHandOver(t *testing.T) {
 	if err := <-asked; err != nil {
 		t.Error(err)
 	}
+}
+
+// An endpoint that is known by its name only is looked up by the node's ztunnel.
+func TestEndpointKnownByNameOnly(t *testing.T) {
+	m := newMesh(t)
+	// A resolver of the node, on an address of loopback that nobody else has.
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 53, byte(rand.N(256)), byte(1 + rand.N(254))}), 53)
+	pc, err := net.ListenPacket("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := m.pod(nil, "outside")
+	outside.echo(8080)
+	up, done := make(chan struct{}), make(chan struct{})
+	s := &dns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(up) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		msg := new(dns.Msg).SetReply(q)
+		if name := q.Question[0].Name; name == "db.example.test." && q.Question[0].Qtype == dns.TypeA {
+			msg.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: outside.ip.AsSlice()}}
+		}
+		_ = w.WriteMsg(msg)
+	})}
+	go func() {
+		defer close(done)
+		if err := s.ActivateAndServe(); err != nil {
+			t.Errorf("resolver: %v", err)
+		}
+	}()
+	<-up
+	t.Cleanup(func() { _ = s.Shutdown(); <-done })
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(conf, []byte("nameserver "+at.Addr().String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := m.node("n1", func(c *ztunnel.Config) { c.DNS.ResolvConf = conf })
+	client := m.enrolled(n, "client")
+	m.apply("entry", `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {namespace: shop, name: db}
+spec:
+  hosts: [db.example.test]
+  addresses: [240.240.0.9]
+  ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 8080}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {namespace: shop, name: nowhere}
+spec:
+  hosts: [nowhere.example.test]
+  addresses: [240.240.0.10]
+  ports: [{number: 80, name: tcp, protocol: TCP}]
+  resolution: DNS
+`)
+	n.knowsHost("db.example.test")
+	n.knowsHost("nowhere.example.test")
+	client.connect(netip.MustParseAddrPort("240.240.0.9:80")).wantEcho("by name")
+	client.wantRefused(netip.MustParseAddrPort("240.240.0.10:80"))
+	n.z.wantAccess(t, "address of nowhere.example.test", "the resolver of this node's ztunnel pod has to know it")
 }

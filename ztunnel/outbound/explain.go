@@ -60,6 +60,12 @@ func explainOpen(plan route.Plan, err error) error {
 	if ce, ok := errors.AsType[*certificateError](err); ok {
 		return telemetry.ExplainIdentity(ce.id, ce.err)
 	}
+	if he, ok := errors.AsType[*hostError](err); ok {
+		return &telemetry.Error{
+			Stage: telemetry.StageRoute, Fault: telemetry.FaultNetwork, Err: he.err,
+			Hint: "the endpoint is known by its DNS name only, and the resolver of this node's ztunnel pod has to know it",
+		}
+	}
 	if plan.Mode == route.Direct {
 		return telemetry.ExplainApp(plan.Hop, explainedCut(err))
 	}

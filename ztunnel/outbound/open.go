@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -42,7 +43,9 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 			return nil, plan, err // the same again would say the same again
 		}
 		plan = &next
-		w, err = o.openOnce(ctx, f, next)
+		if err = o.locate(ctx, f, plan); err == nil {
+			w, err = o.openOnce(ctx, f, next)
+		}
 		last := try == o.cfg.Tries-1 || time.Since(f.start) > o.cfg.RetryTime
 		if err == nil || last || ctx.Err() != nil || !retryable(err) {
 			return w, plan, err
@@ -52,6 +55,32 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 		}
 	}
 	return nil, plan, err
+}
+
+// errNoHosts is why an endpoint that is known by its name only cannot be called.
+var errNoHosts = errors.New("this proxy looks no names up")
+
+// hostError is why an endpoint's name leads nowhere.
+type hostError struct{ err error }
+
+func (e *hostError) Error() string { return e.err.Error() }
+
+func (e *hostError) Unwrap() error { return e.err }
+
+// locate finds the address of the next hop where the plan has only its name.
+func (o *Outbound) locate(ctx context.Context, f *flight, plan *route.Plan) error {
+	if plan.Host == "" {
+		return nil
+	}
+	if o.hosts == nil {
+		return &hostError{err: errNoHosts}
+	}
+	ip, err := o.hosts.Resolve(ctx, plan.Host, f.Target.Addr())
+	if err != nil {
+		return &hostError{err: err}
+	}
+	plan.Hop = netip.AddrPortFrom(ip, plan.Hop.Port())
+	return nil
 }
 
 // openOnce makes the way that plan says.
@@ -113,6 +142,9 @@ func joinIDs(ids []identity.ID) string {
 // retryable reports whether another endpoint may be asked after err.
 func retryable(err error) bool {
 	if hbone.Retryable(err) {
+		return true
+	}
+	if _, ok := errors.AsType[*hostError](err); ok {
 		return true
 	}
 	if _, ok := errors.AsType[*net.OpError](err); !ok {

@@ -54,7 +54,7 @@ type certificates interface {
 var _ certificates = (*identity.Manager)(nil)
 
 // Deps are the collaborators of an [Outbound]. All fields are required, but for
-// Neighbours, Stopping and HTrace.
+// Neighbours, Stopping, Hosts and HTrace.
 type Deps struct {
 	Records *telemetry.Records
 	State   *workload.Store
@@ -66,8 +66,16 @@ type Deps struct {
 	// Stopping is closed when the process begins to stop, before any of its pods
 	// stops; nil means never.
 	Stopping <-chan struct{}
+	// Hosts finds endpoints that are known by their DNS name only; nil means that
+	// they cannot be called.
+	Hosts Hosts
 	// HTrace is told about tunnels; may be nil.
 	HTrace *hbone.Trace
+}
+
+// Hosts finds the address of a host name, of the family of like if it has one.
+type Hosts interface {
+	Resolve(ctx context.Context, host string, like netip.Addr) (netip.Addr, error)
 }
 
 // Outbound is the way out of one pod. Any goroutine may use it.
@@ -81,6 +89,7 @@ type Outbound struct {
 	certs      certificates
 	neighbours Neighbours
 	stopping   <-chan struct{}
+	hosts      Hosts
 	pool       *hbone.Pool
 
 	// watchers are the goroutines that look after witnesses. They live only
@@ -103,7 +112,7 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 	o := &Outbound{
 		cfg: cfg, pod: pod,
 		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs,
-		neighbours: deps.Neighbours, stopping: deps.Stopping,
+		neighbours: deps.Neighbours, stopping: deps.Stopping, hosts: deps.Hosts,
 		peers:     peers{byKey: make(map[hbone.Key]identity.Peer)},
 		witnesses: witnesses{all: make(map[hbone.Key]*witness)},
 		flights:   make(map[*flight]struct{}),

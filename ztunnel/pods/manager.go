@@ -64,7 +64,7 @@ type readiness interface {
 }
 
 // Deps are the collaborators of a [Manager]. All fields are required, but for
-// Owners and HTrace.
+// Owners, Hosts and HTrace.
 type Deps struct {
 	Log      *zap.Logger
 	Registry prometheus.Registerer
@@ -77,6 +77,8 @@ type Deps struct {
 	Acked <-chan struct{}
 	// Owners tells the kubelet from other plaintext callers; may be nil.
 	Owners inbound.Owners
+	// Hosts finds endpoints that are known by their DNS name only; may be nil.
+	Hosts outbound.Hosts
 	// HTrace is told about tunnels; may be nil.
 	HTrace *hbone.Trace
 }

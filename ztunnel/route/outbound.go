@@ -29,8 +29,11 @@ func (m Mode) String() string {
 // Plan is where a connection goes next.
 type Plan struct {
 	Mode Mode
-	// Hop is where to open a TCP connection.
+	// Hop is where to open a TCP connection. Its address is invalid when Host is
+	// set.
 	Hop netip.AddrPort
+	// Host is the DNS name of which Hop has to be found; "" when it is known.
+	Host string
 	// Authority is what to ask for in the tunnel; zero when Mode is Direct.
 	Authority hbone.Authority
 	// Accept are the identities that may answer at Hop; none when Mode is Direct.
@@ -266,6 +269,9 @@ func (r resolver) fromWaypoint(gw workload.Gateway) bool {
 
 // toWorkload plans the way to the workload itself.
 func (r resolver) toWorkload(up upstream) (Plan, error) {
+	if host := up.workload.Hostname; host != "" && len(up.workload.Addresses) == 0 && up.workload.Protocol != workload.ProtocolHBONE {
+		return Plan{Mode: Direct, Host: host, Hop: netip.AddrPortFrom(netip.Addr{}, up.port), Destination: up.workload, Service: up.service}, nil
+	}
 	ip, err := r.address(up)
 	if err != nil {
 		return Plan{}, err
@@ -296,7 +302,7 @@ func (r resolver) address(up upstream) (netip.Addr, error) {
 	if up.workload.Hostname != "" && len(up.workload.Addresses) == 0 {
 		return netip.Addr{}, &Error{
 			Reason: ReasonUnsupported,
-			Text:   fmt.Sprintf("%s is known by the DNS name %q only, and names are not resolved here", describe(up.workload), up.workload.Hostname),
+			Text:   fmt.Sprintf("%s is known by the DNS name %q only, and tunnels need an address", describe(up.workload), up.workload.Hostname),
 			Hint:   "give the endpoint an IP address",
 		}
 	}

@@ -2,6 +2,7 @@ package route_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -129,6 +130,9 @@ func picture(t testing.TB, list ...proto.Message) *workload.Snapshot {
 // known of the destination.
 func text(p route.Plan) string {
 	out := []string{p.Mode.String(), p.Hop.String()}
+	if p.Host != "" {
+		out[1] = fmt.Sprintf("%s:%d", p.Host, p.Hop.Port())
+	}
 	if p.Mode == route.Tunnel {
 		out = append(out, p.Authority.String())
 		var who []string
@@ -213,7 +217,8 @@ func TestResolve(t *testing.T) {
 		{name: "failover_to_remote refused: the local endpoint is unhealthy", all: []proto.Message{service("s", "10.9.0.1"), pod("l", "10.0.0.2", tunnel, unhealthy, of("ns/s")), pod("r", "10.0.0.3", tunnel, network("n2"), of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
 		{name: "failover_to_remote not needed: a remote endpoint beside a local one", all: []proto.Message{service("s", "10.9.0.1"), pod("a-remote", "10.0.0.3", tunnel, network("n2"), of("ns/s")), pod("l", "10.0.0.2", tunnel, of("ns/s"))}, dst: "10.9.0.1:80", want: "tunnel 10.0.0.2:15008 10.0.0.2:8080 accept=l to=l svc=s"},
 		{name: "a waypoint on another network -> unsupported", all: []proto.Message{service("s", "10.9.0.1", svcVia(byHost("wp.svc", 15009))), service("wp.svc", "", wpPort), pod("wp", "10.0.0.9", tunnel, network("n2"), of("ns/wp.svc"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
-		{name: "an endpoint known by DNS name only -> unsupported", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", nameOnly, of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
+		{name: "an endpoint known by DNS name only: the name is looked up", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", nameOnly, of("ns/s"))}, dst: "10.9.0.1:80", want: "direct db.example:8080 to=d svc=s"},
+		{name: "an endpoint known by DNS name only, behind a tunnel -> unsupported", all: []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", nameOnly, tunnel, of("ns/s"))}, dst: "10.9.0.1:80", reason: route.ReasonUnsupported},
 		{name: "loop into the outbound port", dst: "127.0.0.1:15001", reason: route.ReasonSelfCall},
 		{name: "loop into the plaintext port", dst: "127.0.0.1:15006", reason: route.ReasonSelfCall},
 		{name: "loop into the tunnel port by IPv6", dst: "[::1]:15008", reason: route.ReasonSelfCall},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/perf/load"
+	"github.com/ambit-mesh/ambit/perf/peer"
 	"github.com/ambit-mesh/ambit/perf/report"
 	"github.com/ambit-mesh/ambit/perf/scenario"
 )
@@ -26,7 +27,9 @@ type perfFlags struct {
 	window  time.Duration
 	only    []string
 	env     []string
+	rest    time.Duration
 	out     string
+	html    string
 	list    bool
 }
 
@@ -51,14 +54,16 @@ Exit codes: 0 measured; 2 it could not run; 130 interrupted.`,
 	}
 	cmd.Flags().StringVar(&flags.binDir, "bin-dir", "", "directory of ztunnel, istiod-lite and the CNI plugins (default: that of ambit)")
 	cmd.Flags().StringVar(&flags.ztunnel, "ztunnel", "", "path of another ztunnel to measure in our place")
-	cmd.Flags().StringVar(&flags.plan, "plan", "full", "quick (under 3 minutes) or full (under 15)")
+	cmd.Flags().StringVar(&flags.plan, "plan", "full", "quick (under 3 minutes), full (under 15) or long")
 	cmd.Flags().IntVar(&flags.reps, "repetitions", 0, "how often each case runs (default: what the plan says)")
 	cmd.Flags().DurationVar(&flags.window, "window", 0, "how long each sample is (default: what the plan says)")
 	cmd.Flags().StringSliceVar(&flags.only, "only", nil, "beginnings of names of cases")
 	cmd.Flags().StringArrayVar(&flags.env, "env", nil, "NAME=VALUE for our ztunnels, to try a setting")
+	cmd.Flags().DurationVar(&flags.rest, "rest", 0, "how long memory is left alone after load has gone (default: what the plan says)")
+	cmd.Flags().StringVar(&flags.html, "html", "", "write the report as a page with plots")
 	cmd.Flags().StringVar(&flags.out, "out", "", "write the report, with all samples, as JSON")
 	cmd.Flags().BoolVar(&flags.list, "list", false, "only list the cases")
-	cmd.AddCommand(newPerfCompare(), newPerfShow())
+	cmd.AddCommand(newPerfCompare(), newPerfShow(), newPerfWireGuard())
 	return cmd
 }
 
@@ -76,6 +81,9 @@ func runPerf(cmd *cobra.Command, flags perfFlags) error {
 	}
 	if flags.window > 0 {
 		plan.Window = flags.window
+	}
+	if flags.rest > 0 {
+		plan.Rest = flags.rest
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -96,7 +104,7 @@ func runPerf(cmd *cobra.Command, flags perfFlags) error {
 		return err
 	}
 	r, err := scenario.Run(cmd.Context(), scenario.Config{
-		BinDir: flags.binDir, Ztunnel: flags.ztunnel, App: []string{self, "perf-load"},
+		BinDir: flags.binDir, Ztunnel: flags.ztunnel, App: []string{self, "perf-load"}, WireGuard: []string{self, "perf", "wireguard"},
 		Plan: plan, Only: flags.only, OursEnv: flags.env,
 		Progress: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), "  "+what) },
 	})
@@ -105,6 +113,16 @@ func runPerf(cmd *cobra.Command, flags perfFlags) error {
 	}
 	if flags.out != "" {
 		if err := r.Write(flags.out); err != nil {
+			return err
+		}
+	}
+	return showReport(cmd, r, flags.html)
+}
+
+// showReport writes the table, and the page when it has a name.
+func showReport(cmd *cobra.Command, r *report.Report, page string) error {
+	if page != "" {
+		if err := r.WritePage(page); err != nil {
 			return err
 		}
 	}
@@ -120,18 +138,21 @@ func listCases(cmd *cobra.Command, plan report.Plan) error {
 }
 
 func newPerfShow() *cobra.Command {
-	return &cobra.Command{
+	page := ""
+	cmd := &cobra.Command{
 		Use:   "show REPORT.json",
-		Short: "Show the table of an earlier run",
+		Short: "Show the table of an earlier run, or make its page",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := report.Read(args[0])
 			if err != nil {
 				return err
 			}
-			return r.Table(cmd.OutOrStdout())
+			return showReport(cmd, r, page)
 		},
 	}
+	cmd.Flags().StringVar(&page, "html", "", "write the report as a page with plots")
+	return cmd
 }
 
 func newPerfCompare() *cobra.Command {
@@ -173,5 +194,22 @@ func newPerfLoad() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&cfg.Control, "control", "", "path of the Unix socket that takes orders")
 	cmd.Flags().String("pod", "", "namespace/name of the pod, for those who look at processes")
+	return cmd
+}
+
+// newPerfWireGuard is WireGuard in a program, on a node of what is measured. It is
+// hidden like newPerfLoad.
+func newPerfWireGuard() *cobra.Command {
+	ifName := ""
+	cmd := &cobra.Command{
+		Use:    "wireguard",
+		Short:  "Run WireGuard on a node",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return peer.RunWireGuard(cmd.Context(), ifName, cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&ifName, "interface", "", "name of the interface to make")
 	return cmd
 }

@@ -13,6 +13,9 @@ const chainField = "\r\nChain: "
 // request is what the generators send on a connection that lives on.
 func (o Order) request() []byte { return chainRequest(o.Chain) }
 
+// OneRequest is a request to a web server, for who makes its own connection.
+func OneRequest() []byte { return []byte(requestKeep) }
+
 // chainRequest asks a server to ask the servers of chain, one through the other.
 func chainRequest(chain []string) []byte {
 	if len(chain) == 0 {

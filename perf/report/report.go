@@ -46,6 +46,10 @@ type Plan struct {
 	Repetitions int           `json:"repetitions"`
 	Warm        time.Duration `json:"warmNanoseconds"`
 	Window      time.Duration `json:"windowNanoseconds"`
+	// Rest is how long memory is left alone after load has gone, Changes how often
+	// the control plane is told of one.
+	Rest    time.Duration `json:"restNanoseconds"`
+	Changes int           `json:"changes"`
 }
 
 // Missing is a yardstick that was not there.

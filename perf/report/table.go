@@ -13,8 +13,12 @@ import (
 // so.
 const noisy = 0.05
 
-// columns are the variants in the order of the table.
-var columns = []string{None, Ours, OursEncrypted, Peer}
+// columns are the variants in the order of the table, and beside them what is
+// no mesh, in a table of its own.
+var (
+	columns = []string{None, Ours, OursEncrypted, Peer}
+	beside  = []string{HAProxy, HAProxyTLS, Nginx, NginxTLS, WireGuardGo, WireGuard}
+)
 
 // Table writes the figures for a terminal.
 func (r *Report) Table(out io.Writer) error {
@@ -31,20 +35,14 @@ func (r *Report) Table(out io.Writer) error {
 			return err
 		}
 	}
-	return nil
+	return r.barTable(out)
 }
 
 // table writes the figures of one case: one line per metric.
 func (c *Case) table(out io.Writer) error {
 	fmt.Fprintf(out, "\n%s (%s)\n", c.Title, c.Name)
 	figures := c.Figures()
-	have := c.Variants()
-	var shown []string
-	for _, v := range columns {
-		if slices.Contains(have, v) {
-			shown = append(shown, v)
-		}
-	}
+	shown := c.having(columns)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "\t%s\tunit\t%s/%s\t95 %%\t\n", strings.Join(shown, "\t"), Ours, Peer)
 	for _, m := range inOrder(figures) {
@@ -58,10 +56,46 @@ func (c *Case) table(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if err := c.besideTable(out, figures); err != nil {
+		return err
+	}
 	for _, line := range c.remarks() {
 		fmt.Fprintln(out, "  "+line)
 	}
 	return nil
+}
+
+// having returns those of variants that the case has.
+func (c *Case) having(variants []string) (out []string) {
+	have := c.Variants()
+	for _, v := range variants {
+		if slices.Contains(have, v) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// besideTable writes the figures of what was measured beside the mesh.
+func (c *Case) besideTable(out io.Writer, figures map[Metric]map[string]Figure) error {
+	shown := c.having(beside)
+	if len(shown) == 0 {
+		return nil
+	}
+	fmt.Fprint(out, "  beside it:\n")
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "\t%s\tunit\t\n", strings.Join(shown, "\t"))
+	for _, m := range inOrder(figures) {
+		if metrics[m].informs {
+			continue
+		}
+		cells := []string{metrics[m].title}
+		for _, v := range shown {
+			cells = append(cells, cell(figures[m], v, metrics[m].scale))
+		}
+		fmt.Fprintf(w, "%s\t%s\t\n", strings.Join(cells, "\t"), metrics[m].unit)
+	}
+	return w.Flush()
 }
 
 // cell is a median with half of its interval.

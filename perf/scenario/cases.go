@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/perf/load"
-	"github.com/ambit-mesh/ambit/perf/measure"
 	"github.com/ambit-mesh/ambit/perf/report"
 )
 
@@ -16,11 +14,41 @@ type scene struct {
 	name, title string
 	variants    []string
 	repetitions int // zero means what the plan says
-	onlyFull    bool
-	take        func(ctx context.Context, s *site, rep int) (*report.Sample, error)
+	in          depth
+	// prepare makes a site ready for the case, and undo makes it as it was before; nil
+	// means that there is nothing to do.
+	prepare, undo func(ctx context.Context, s *site) error
+	// load is what is done to all sites before each repetition, and rest how long they
+	// are then left alone, at the same time.
+	load func(ctx context.Context, s *site) error
+	rest time.Duration
+	take func(ctx context.Context, s *site, rep int) (*report.Sample, error)
 	// ceiling is the metric by which the sample of a mesh must stay clearly below
 	// that of none, or the generator was the limit; empty means that it cannot be.
 	ceiling report.Metric
+	// yardsticks says that plain proxies and VPNs are measured too.
+	yardsticks bool
+}
+
+// depth says in which plans a case runs.
+type depth int
+
+// The depths: every plan, every plan but the quick one, only the long one.
+const (
+	always depth = iota
+	standard
+	deep
+)
+
+// runs says whether a plan has the case.
+func (s scene) runs(plan report.Plan) bool {
+	switch plan.Name {
+	case quick.Name:
+		return s.in == always
+	case long.Name:
+		return true
+	}
+	return s.in <= standard
 }
 
 // Variants of a way: only within a node can ours leave out encryption.
@@ -38,24 +66,29 @@ func (w way) variants() []string {
 }
 
 // scenes are all cases of a plan, in the order in which they run: memory first,
-// before load has made a proxy hold more.
+// before load has made a proxy hold more, and a world of many workloads last,
+// because it stays in the control plane's memory.
 func scenes(plan report.Plan) []scene {
 	all := []scene{
 		idleCPU(plan),
-		memory(1000, plan, false),
-		memory(10000, plan, true),
-		bulk(across, 1, load.Up, plan, false), bulk(across, 8, load.Up, plan, false),
-		bulk(across, 64, load.Up, plan, true), bulk(across, 1, load.Down, plan, true),
-		bulk(across, 8, load.Down, plan, true), bulk(across, 1, load.Both, plan, true), bulk(across, 8, load.Both, plan, true),
-		bulk(same, 1, load.Up, plan, false), bulk(same, 8, load.Up, plan, true),
-		most(across, plan, false), most(same, plan, false),
-		rate(across, 1000, plan, false), rate(across, 100, plan, true), rate(same, 1000, plan, true),
+		memory(1000, plan, always), memory(10000, plan, standard),
+		bulk(across, 1, load.Up, plan, always), bulk(across, 8, load.Up, plan, always),
+		bulk(across, 64, load.Up, plan, standard), bulk(across, 1, load.Down, plan, standard),
+		bulk(across, 8, load.Down, plan, standard), bulk(across, 1, load.Both, plan, standard), bulk(across, 8, load.Both, plan, standard),
+		bulk(same, 1, load.Up, plan, always), bulk(same, 8, load.Up, plan, standard), bulk(same, 8, load.Down, plan, deep),
+		most(across, plan, always), most(same, plan, standard),
+		rate(across, 1000, plan, always), rate(across, 100, plan, standard), rate(same, 1000, plan, standard),
 		duringBulk(across, 2000, plan),
-		churn(across, plan, false), churn(same, plan, true),
+		churn(across, plan, always), churn(same, plan, standard),
+		cold(across, plan),
+		chainRate(plan),
+		joining(plan),
+		afterLoad(plan),
+		controlPlane(1000, plan, always), controlPlane(10000, plan, standard), controlPlane(50000, plan, standard),
 	}
 	var out []scene
 	for _, s := range all {
-		if !s.onlyFull || plan.Name != quick.Name {
+		if s.runs(plan) {
 			out = append(out, s)
 		}
 	}
@@ -63,11 +96,11 @@ func scenes(plan report.Plan) []scene {
 }
 
 // bulk measures how many bytes go through, and what they cost.
-func bulk(w way, streams int, d load.Direction, plan report.Plan, onlyFull bool) scene {
+func bulk(w way, streams int, d load.Direction, plan report.Plan, in depth) scene {
 	return scene{
 		name:     fmt.Sprintf("%s/bulk/%s/%d", w.name, d, streams),
 		title:    fmt.Sprintf("Bulk between %s, %d streams, %s", w.title, streams, d),
-		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Throughput,
+		variants: w.variants(), in: in, ceiling: report.Throughput, yardsticks: w.name == across.name && d == load.Up && streams <= 8,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
 				Kind: load.Bulk, Address: s.address(w, load.BulkPort), Connections: streams, Direction: d,
@@ -83,8 +116,8 @@ func bulk(w way, streams int, d load.Direction, plan report.Plan, onlyFull bool)
 			}
 			out.Values[report.Throughput] = gigabytes * 8 / o.usage.Took.Seconds()
 			out.Values[report.HostPerGB] = o.usage.Busy.Seconds() / gigabytes
-			if proxies := s.proxies(w); proxies != nil {
-				out.Values[report.CPUPerGB] = o.usage.Of(proxies...).CPU.Seconds() / gigabytes
+			if o.proxies != nil {
+				out.Values[report.CPUPerGB] = o.usage.Of(o.proxies...).CPU.Seconds() / gigabytes
 			}
 			return out, nil
 		},
@@ -92,15 +125,15 @@ func bulk(w way, streams int, d load.Direction, plan report.Plan, onlyFull bool)
 }
 
 // perRequest fills in what requests cost.
-func perRequest(out *report.Sample, o observed, s *site, w way) {
+func perRequest(out *report.Sample, o observed) {
 	n := float64(o.done.Answers)
 	if n == 0 {
 		out.Invalid = "no request was answered"
 		return
 	}
 	out.Values[report.HostPer1000] = o.usage.Busy.Seconds() / n * 1000
-	if proxies := s.proxies(w); proxies != nil {
-		c := o.usage.Of(proxies...)
+	if o.proxies != nil {
+		c := o.usage.Of(o.proxies...)
 		out.Values[report.CPUPer1000] = c.CPU.Seconds() / n * 1000
 		out.Values[report.Switches] = float64(c.Switches) / n
 	}
@@ -110,11 +143,11 @@ func perRequest(out *report.Sample, o observed, s *site, w way) {
 const connections = 64
 
 // most measures the most requests a second.
-func most(w way, plan report.Plan, onlyFull bool) scene {
+func most(w way, plan report.Plan, in depth) scene {
 	return scene{
 		name:     w.name + "/most",
 		title:    fmt.Sprintf("Most requests a second between %s, %d connections, 1 KiB", w.title, connections),
-		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Requests,
+		variants: w.variants(), in: in, ceiling: report.Requests, yardsticks: w.name == across.name,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
 				Kind: load.Most, Address: s.address(w, load.WebPort), Connections: connections,
@@ -124,7 +157,7 @@ func most(w way, plan report.Plan, onlyFull bool) scene {
 			}
 			out := o.sample(s, rep)
 			out.Latency = "" // of a closed loop it says how long the queue was, not how fast the mesh is
-			perRequest(out, o, s, w)
+			perRequest(out, o)
 			out.Values[report.Requests] = float64(o.done.Answers) / o.usage.Took.Seconds()
 			return out, nil
 		},
@@ -142,11 +175,11 @@ func rateWindow(perSecond int, plan report.Plan) time.Duration {
 }
 
 // rate measures latency at a fixed rate.
-func rate(w way, perSecond int, plan report.Plan, onlyFull bool) scene {
+func rate(w way, perSecond int, plan report.Plan, in depth) scene {
 	return scene{
 		name:     fmt.Sprintf("%s/rate/%d", w.name, perSecond),
 		title:    fmt.Sprintf("Latency at %d requests/s between %s, %d connections, 1 KiB", perSecond, w.title, connections),
-		variants: w.variants(), onlyFull: onlyFull,
+		variants: w.variants(), in: in, yardsticks: w.name == across.name && perSecond == 1000,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			return takeRate(ctx, s, w, rep, perSecond, plan)
 		},
@@ -171,7 +204,7 @@ func duringBulk(w way, perSecond int, plan report.Plan) scene {
 // takeRate takes a sample of a fixed rate, beside other loads.
 func takeRate(ctx context.Context, s *site, w way, rep, perSecond int, plan report.Plan, beside ...load.Order) (*report.Sample, error) {
 	orders := append(beside[:len(beside):len(beside)], load.Order{
-		Kind: load.Rate, Address: s.address(w, load.WebPort), Connections: connections, PerSecond: perSecond,
+		Kind: load.Rate, Address: s.address(w, w.port()), Connections: connections, PerSecond: perSecond, Chain: w.behind(s),
 	})
 	o, err := window(ctx, s, w, plan.Warm, rateWindow(perSecond, plan), orders...)
 	if err != nil {
@@ -181,7 +214,7 @@ func takeRate(ctx context.Context, s *site, w way, rep, perSecond int, plan repo
 	if len(beside) > 0 {
 		out.Values[report.Throughput] = float64(o.done.Received) * 8 / 1e9 / o.usage.Took.Seconds()
 	} else {
-		perRequest(out, o, s, w)
+		perRequest(out, o)
 	}
 	if why, err := late(out); err != nil {
 		return nil, err
@@ -215,11 +248,11 @@ func late(s *report.Sample) (string, error) {
 const churners = 16
 
 // churn measures new connections a second, tunnels being there.
-func churn(w way, plan report.Plan, onlyFull bool) scene {
+func churn(w way, plan report.Plan, in depth) scene {
 	return scene{
 		name:     w.name + "/churn",
 		title:    fmt.Sprintf("New connections a second between %s, %d at a time, one request each", w.title, churners),
-		variants: w.variants(), onlyFull: onlyFull, ceiling: report.Connections,
+		variants: w.variants(), in: in, ceiling: report.Connections, yardsticks: w.name == across.name,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
 				Kind: load.Churn, Address: s.address(w, load.WebPort), Connections: churners,
@@ -229,7 +262,7 @@ func churn(w way, plan report.Plan, onlyFull bool) scene {
 			}
 			out := o.sample(s, rep)
 			out.Latency = "" // as in most
-			perRequest(out, o, s, w)
+			perRequest(out, o)
 			out.Values[report.Connections] = float64(o.done.Connections) / o.usage.Took.Seconds()
 			return out, nil
 		},
@@ -249,52 +282,8 @@ func idleCPU(plan report.Plan) scene {
 				return nil, err
 			}
 			out := o.sample(s, rep)
-			out.Values[report.IdleCPU] = o.usage.Of(proxyName(1)).Running.Seconds() / o.usage.Took.Seconds()
+			out.Values[report.IdleCPU] = o.usage.Of(o.proxies[0]).Running.Seconds() / o.usage.Took.Seconds()
 			return out, nil
-		},
-	}
-}
-
-// settled is how long memory is left alone before it is read.
-const settled = time.Second
-
-// memory measures what fresh proxies hold, and what idle connections add.
-func memory(idle int, plan report.Plan, onlyFull bool) scene {
-	return scene{
-		name: fmt.Sprintf("memory/%d", idle), title: fmt.Sprintf("Memory of both proxies between two nodes, and with %d idle connections", idle),
-		variants: meshVariants, repetitions: fewer(plan), onlyFull: onlyFull,
-		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
-			if err := s.restart(ctx); err != nil {
-				return nil, err
-			}
-			if err := lifecycle.Sleep(ctx, settled); err != nil {
-				return nil, err
-			}
-			before, err := measure.Take(s.processes(across))
-			if err != nil {
-				return nil, err
-			}
-			client := s.client(across.from)
-			defer client.Close()
-			run, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: idle})
-			if err != nil {
-				return nil, err
-			}
-			defer run.Stop()
-			if err := lifecycle.Sleep(ctx, settled); err != nil {
-				return nil, err
-			}
-			after, err := measure.Take(s.processes(across))
-			if err != nil {
-				return nil, err
-			}
-			proxies := s.proxies(across)
-			was := measure.Between(before, before).Of(proxies...).Resident
-			is := measure.Between(before, after).Of(proxies...).Resident
-			return &report.Sample{Variant: s.variant, Repetition: rep, Values: map[report.Metric]float64{
-				report.IdleMemory:    float64(was),
-				report.PerConnection: float64(is-was) / float64(idle),
-			}}, nil
 		},
 	}
 }

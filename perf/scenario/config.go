@@ -14,12 +14,17 @@ import (
 
 // Config says what to measure.
 type Config struct {
+	// Name begins the names of the labs. Zero means "perf".
+	Name string
 	// BinDir holds the programs of the mesh; see lab.Config.
 	BinDir string
 	// Ztunnel is another ztunnel to measure in our place; empty means none.
 	Ztunnel string
 	// App is the command that runs the programs of a pod: it takes --control.
 	App []string
+	// WireGuard is the command that runs peer.RunWireGuard: it takes --interface.
+	// Empty means that there is none.
+	WireGuard []string
 	// Plan says how long and how often.
 	Plan report.Plan
 	// Only are the beginnings of names of cases to run; empty means all that
@@ -33,18 +38,25 @@ type Config struct {
 
 // The plans that have a name.
 var (
-	quick = report.Plan{Name: "quick", Repetitions: 3, Warm: 300 * time.Millisecond, Window: time.Second}
-	full  = report.Plan{Name: "full", Repetitions: 5, Warm: 500 * time.Millisecond, Window: 2 * time.Second}
+	quick = report.Plan{
+		Name: "quick", Repetitions: 3, Warm: 300 * time.Millisecond, Window: time.Second, Rest: 5 * time.Second, Changes: 20,
+	}
+	full = report.Plan{
+		Name: "full", Repetitions: 5, Warm: 300 * time.Millisecond, Window: 1500 * time.Millisecond, Rest: 20 * time.Second, Changes: 100,
+	}
+	long = report.Plan{
+		Name: "long", Repetitions: 9, Warm: 500 * time.Millisecond, Window: 3 * time.Second, Rest: 10 * time.Minute, Changes: 200,
+	}
 )
 
 // PlanNamed returns the plan of a name.
 func PlanNamed(name string) (report.Plan, error) {
-	for _, p := range []report.Plan{quick, full} {
+	for _, p := range []report.Plan{quick, full, long} {
 		if p.Name == name {
 			return p, nil
 		}
 	}
-	return report.Plan{}, fmt.Errorf("plan %q: want %s or %s", name, quick.Name, full.Name)
+	return report.Plan{}, fmt.Errorf("plan %q: want %s, %s or %s", name, quick.Name, full.Name, long.Name)
 }
 
 // withDefaults returns the configuration that is in force.
@@ -65,6 +77,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Progress == nil {
 		c.Progress = func(string) {}
 	}
+	c.Name = cmp.Or(c.Name, "perf")
 	c.Plan.Name = cmp.Or(c.Plan.Name, "own")
 	return c, nil
 }

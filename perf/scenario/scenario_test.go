@@ -40,8 +40,8 @@ func TestRateWindowIsLongEnoughForP99(t *testing.T) {
 }
 
 func TestVariantsThatAreNeeded(t *testing.T) {
-	one := []scene{bulk(across, 1, "up", quick, false)}
-	both := append(one, bulk(same, 1, "up", quick, false))
+	one := []scene{bulk(across, 1, "up", quick, always)}
+	both := append(one, bulk(same, 1, "up", quick, always))
 	tests := []struct {
 		name    string
 		scenes  []scene

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -23,7 +23,11 @@ const readyTimeout = 20 * time.Second
 type site struct {
 	variant string
 	lab     *lab.Lab
-	control map[string]string // sockets of the pods' programs, by namespace/name
+	guest   bool // the lab belongs to another site
+	// entries are where clients call instead of the pod, by port; nil: the pod.
+	entries map[uint16]netip.AddrPort
+	// hops are the programs that carry bytes and are no ztunnels, one per node.
+	hops []*lab.Process
 }
 
 // way is a way through the mesh.
@@ -39,10 +43,14 @@ var (
 	across = way{"across", "two nodes", [2]string{"shop", "web"}, [2]string{"shop", "cart"}, []int{1, 2}}
 )
 
-// startSite builds the lab of a variant.
-func startSite(ctx context.Context, cfg Config, variant string) (*site, error) {
+// startSite builds what a variant needs. Yardsticks that are plain proxies stand in
+// the lab of none, which has been built before.
+func startSite(ctx context.Context, cfg Config, variant string, none *site) (*site, error) {
+	if y := yardstickNamed(variant); y != nil {
+		return y.start(ctx, cfg, none)
+	}
 	lc := lab.Config{
-		Name: "perf-" + strings.TrimPrefix(variant, "ours-"), BinDir: cfg.BinDir, App: cfg.App,
+		Name: cfg.Name + "-" + shortName(variant), BinDir: cfg.BinDir, App: cfg.App,
 		// Nothing is renewed while it is measured.
 		SecretTTL: 24 * time.Hour,
 	}
@@ -60,28 +68,43 @@ func startSite(ctx context.Context, cfg Config, variant string) (*site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: %w", lc.Name, err)
 	}
-	s := &site{variant: variant, lab: l, control: map[string]string{}}
-	state, err := lab.ReadState(l.Dir())
-	if err == nil {
-		for _, p := range state.Pods {
-			s.control[p.Namespace+"/"+p.Name] = p.Control
-		}
-		err = s.settle(ctx)
-	}
-	if err != nil {
+	s := &site{variant: variant, lab: l}
+	if err := s.settle(ctx, same, across); err != nil {
 		return nil, errors.Join(err, s.close(ctx))
 	}
 	return s, nil
 }
 
-// close removes the lab.
-func (s *site) close(ctx context.Context) error { return s.lab.Close(context.WithoutCancel(ctx)) }
+// shortName keeps the names of a lab below what an interface may have.
+func shortName(variant string) string {
+	switch variant {
+	case report.OursEncrypted:
+		return "enc"
+	case report.WireGuardGo:
+		return "wggo"
+	case report.WireGuard:
+		return "wg"
+	}
+	return variant
+}
 
-// settle waits until requests get through on both ways.
-func (s *site) settle(ctx context.Context) error {
+// close removes the lab, or what the site has added to another's.
+func (s *site) close(ctx context.Context) error {
+	if !s.guest {
+		return s.lab.Close(context.WithoutCancel(ctx))
+	}
+	var errs []error
+	for _, h := range s.hops {
+		errs = append(errs, h.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// settle waits until requests get through.
+func (s *site) settle(ctx context.Context, ways ...way) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	for _, w := range []way{same, across} {
+	for _, w := range ways {
 		c := s.client(w.from)
 		defer c.Close()
 		for {
@@ -100,53 +123,75 @@ func (s *site) settle(ctx context.Context) error {
 
 // client gives orders to the programs of a pod.
 func (s *site) client(pod [2]string) *load.Client {
-	return load.NewClient(s.control[pod[0]+"/"+pod[1]])
+	return load.NewClient(s.lab.Pod(pod[0], pod[1]).Control())
 }
 
 // address is where a port of the far end of w is.
 func (s *site) address(w way, port uint16) string {
-	return netip.AddrPortFrom(s.lab.Pod(w.to[0], w.to[1]).Address, port).String()
+	if at, ok := s.entries[port]; ok {
+		return at.String()
+	}
+	return s.lab.Pod(w.to[0], w.to[1]).At(port).String()
 }
 
-// proxies are the ztunnels on a way.
-func (s *site) proxies(w way) (names []string) {
-	if s.variant == report.None {
-		return nil
+// mesh says whether ztunnels stand on the ways.
+func (s *site) mesh() bool { return s.lab.Istiod() != nil }
+
+// proxies are the programs that carry the bytes of a way.
+func (s *site) proxies(w way) (out []measure.Process, err error) {
+	for i, n := range s.lab.Nodes() {
+		if s.mesh() && slices.Contains(w.nodes, i+1) {
+			out = append(out, measure.Process{Name: "ztunnel " + n.Name, PID: n.Ztunnel.Record.PID})
+		}
 	}
-	for _, i := range w.nodes {
-		names = append(names, proxyName(i))
+	for i, h := range s.hops {
+		name := fmt.Sprintf("%s node-%d", s.variant, i+1)
+		out = append(out, measure.Process{Name: name, PID: h.Record.PID})
+		children, err := measure.Children(h.Record.PID)
+		if err != nil {
+			return nil, err
+		}
+		for j, pid := range children {
+			out = append(out, measure.Process{Name: fmt.Sprintf("%s, %d", name, j+1), PID: pid})
+		}
 	}
-	return names
+	return out, nil
 }
 
-func proxyName(node int) string { return fmt.Sprintf("ztunnel node-%d", node) }
-
-// processes are all programs of the site that work while w is loaded.
-func (s *site) processes(w way) []measure.Process {
-	all := []measure.Process{
-		{Name: "client", PID: s.lab.Pod(w.from[0], w.from[1]).Programs.Record.PID},
-		{Name: "server", PID: s.lab.Pod(w.to[0], w.to[1]).Programs.Record.PID},
+// processes are all programs of the site that work while w is loaded, and the names
+// of those that carry its bytes.
+func (s *site) processes(w way) (all []measure.Process, proxies []string, err error) {
+	carriers, err := s.proxies(w)
+	if err != nil {
+		return nil, nil, err
 	}
-	if s.variant == report.None {
-		return all
+	for _, p := range carriers {
+		proxies = append(proxies, p.Name)
+	}
+	all = append(carriers,
+		measure.Process{Name: "client", PID: s.lab.Pod(w.from[0], w.from[1]).Programs.Record.PID},
+		measure.Process{Name: "server", PID: s.lab.Pod(w.to[0], w.to[1]).Programs.Record.PID})
+	for _, pod := range w.between(s) {
+		all = append(all, measure.Process{Name: "server " + pod.Name, PID: pod.Programs.Record.PID})
+	}
+	if !s.mesh() {
+		return all, proxies, nil
 	}
 	all = append(all, measure.Process{Name: "istiod-lite", PID: s.lab.Istiod().Record.PID})
 	for i, n := range s.lab.Nodes() {
-		all = append(all,
-			measure.Process{Name: proxyName(i + 1), PID: n.Ztunnel.Record.PID},
-			measure.Process{Name: "agent " + n.Name, PID: n.Agent.Record.PID})
+		all = append(all, measure.Process{Name: "agent " + n.Name, PID: n.Agent.Record.PID})
+		if !slices.Contains(w.nodes, i+1) {
+			all = append(all, measure.Process{Name: "ztunnel " + n.Name, PID: n.Ztunnel.Record.PID})
+		}
 	}
-	return all
+	return all, proxies, nil
 }
 
 // restart gives the site fresh proxies: what an earlier load has made them hold
 // is gone.
 func (s *site) restart(ctx context.Context) error {
 	for _, n := range s.lab.Nodes() {
-		if err := n.Ztunnel.Stop(); err != nil {
-			return err
-		}
-		if err := s.lab.StartZtunnel(ctx, n); err != nil {
+		if err := s.restartNode(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -155,5 +200,13 @@ func (s *site) restart(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.settle(ctx)
+	return s.settle(ctx, same, across)
+}
+
+// restartNode ends the ztunnel of a node and starts another one.
+func (s *site) restartNode(ctx context.Context, n *lab.Node) error {
+	if err := n.Ztunnel.Stop(); err != nil {
+		return err
+	}
+	return s.lab.StartZtunnel(ctx, n)
 }

@@ -19,6 +19,7 @@ const tail = 100 * time.Millisecond
 // observed is what a window has shown.
 type observed struct {
 	usage   measure.Usage
+	proxies []string      // that carried the bytes, as usage names them
 	done    load.Counters // by both ends
 	results []load.Result // of the loads that have a window, in order
 }
@@ -48,18 +49,22 @@ func window(ctx context.Context, s *site, w way, warm, length time.Duration, ord
 	if err := lifecycle.Sleep(ctx, warm); err != nil {
 		return observed{}, err
 	}
-	first, err := look(ctx, s, w, client, server)
+	processes, proxies, err := s.processes(w)
+	if err != nil {
+		return observed{}, err
+	}
+	first, err := look(ctx, processes, client, server)
 	if err != nil {
 		return observed{}, err
 	}
 	if err := lifecycle.Sleep(ctx, length); err != nil {
 		return observed{}, err
 	}
-	second, err := look(ctx, s, w, client, server)
+	second, err := look(ctx, processes, client, server)
 	if err != nil {
 		return observed{}, err
 	}
-	out := observed{usage: measure.Between(first.sample, second.sample), done: second.counters.Since(first.counters)}
+	out := observed{usage: measure.Between(first.sample, second.sample), proxies: proxies, done: second.counters.Since(first.counters)}
 	for i, o := range orders {
 		if o.Kind == load.Bulk || o.Kind == load.Hold {
 			continue
@@ -80,10 +85,10 @@ type glance struct {
 }
 
 // look takes counters and processor times as close together as it can.
-func look(ctx context.Context, s *site, w way, client, server *load.Client) (glance, error) {
+func look(ctx context.Context, processes []measure.Process, client, server *load.Client) (glance, error) {
 	a, err1 := client.Counters(ctx)
 	b, err2 := server.Counters(ctx)
-	sample, err3 := measure.Take(s.processes(w))
+	sample, err3 := measure.Take(processes)
 	return glance{sample, a.Plus(b)}, errors.Join(err1, err2, err3)
 }
 

@@ -1,0 +1,128 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/perf/load"
+	"github.com/ambit-mesh/ambit/perf/measure"
+	"github.com/ambit-mesh/ambit/perf/report"
+)
+
+// settled is how long memory is left alone before it is read.
+const settled = time.Second
+
+// resident is the memory of all proxies between two nodes, in bytes.
+func (s *site) resident() (float64, error) {
+	proxies, err := s.proxies(across)
+	if err != nil {
+		return 0, err
+	}
+	sample, err := measure.Take(proxies)
+	if err != nil {
+		return 0, err
+	}
+	sum := int64(0)
+	for _, c := range sample.Processes {
+		sum += c.Resident
+	}
+	return float64(sum), nil
+}
+
+// memory measures what fresh proxies hold, and what idle connections add.
+func memory(idle int, plan report.Plan, in depth) scene {
+	return scene{
+		name: fmt.Sprintf("memory/%d", idle), title: fmt.Sprintf("Memory of both proxies between two nodes, and with %d idle connections", idle),
+		variants: meshVariants, repetitions: fewer(plan), in: in,
+		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
+			was, err := s.fresh(ctx)
+			if err != nil {
+				return nil, err
+			}
+			client := s.client(across.from)
+			defer client.Close()
+			run, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: idle})
+			if err != nil {
+				return nil, err
+			}
+			defer run.Stop()
+			if err := lifecycle.Sleep(ctx, settled); err != nil {
+				return nil, err
+			}
+			is, err := s.resident()
+			if err != nil {
+				return nil, err
+			}
+			return &report.Sample{Variant: s.variant, Repetition: rep, Values: map[report.Metric]float64{
+				report.IdleMemory:    was,
+				report.PerConnection: (is - was) / float64(idle),
+			}}, nil
+		},
+	}
+}
+
+// fresh gives the site new proxies and returns what they hold.
+func (s *site) fresh(ctx context.Context) (float64, error) {
+	if err := s.restart(ctx); err != nil {
+		return 0, err
+	}
+	if err := lifecycle.Sleep(ctx, settled); err != nil {
+		return 0, err
+	}
+	return s.resident()
+}
+
+// heavyConnections is how many connections the load has that is gone later.
+const heavyConnections = 5000
+
+// afterLoad measures what proxies still hold some time after load has gone. The
+// sites are loaded one after another and then left alone together.
+func afterLoad(plan report.Plan) scene {
+	before := map[string]float64{}
+	return scene{
+		name: "memory/after-load", title: fmt.Sprintf("Memory of both proxies %v after load has gone", plan.Rest),
+		variants: meshVariants, repetitions: 1, in: standard, rest: plan.Rest,
+		load: func(ctx context.Context, s *site) (err error) {
+			if before[s.variant], err = s.fresh(ctx); err != nil {
+				return err
+			}
+			return s.heavy(ctx, plan)
+		},
+		take: func(_ context.Context, s *site, rep int) (*report.Sample, error) {
+			is, err := s.resident()
+			if err != nil {
+				return nil, err
+			}
+			return &report.Sample{Variant: s.variant, Repetition: rep, Values: map[report.Metric]float64{
+				report.IdleMemory: before[s.variant], report.AfterLoad: is, report.AfterLoadShare: is / before[s.variant],
+			}}, nil
+		},
+	}
+}
+
+// heavy makes proxies hold what they can: many connections, bulk over many
+// streams, and connections that come and go.
+func (s *site) heavy(ctx context.Context, plan report.Plan) error {
+	client := s.client(across.from)
+	defer client.Close()
+	hold, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: heavyConnections})
+	if err != nil {
+		return err
+	}
+	defer hold.Stop()
+	bulk, err := client.Start(ctx, load.Order{Kind: load.Bulk, Address: s.address(across, load.BulkPort), Connections: 64, Direction: load.Both})
+	if err != nil {
+		return err
+	}
+	defer bulk.Stop()
+	churn, err := client.Start(ctx, load.Order{
+		Kind: load.Churn, Address: s.address(across, load.WebPort), Connections: churners, Window: plan.Window,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = churn.Result()
+	return err
+}

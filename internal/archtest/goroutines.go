@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"strings"
 )
 
 // goroutineRule looks at what starts goroutines. A go statement is for
-// lifecycle, and for functions that wait for what the goroutine sends or
+// lifecycle, for the group of hbone, and for functions that wait for what the goroutine sends or
 // closes. Whoever calls Go on a group has a Wait on one of that name: in the
 // same function when the group is a variable of it, anywhere in the package
 // when it is a field.
@@ -25,7 +26,7 @@ func goroutineRule(m *Module, say report) {
 			})
 		}
 		for _, f := range p.Files {
-			if f.Test || f.Generated {
+			if f.Test || f.Generated || strings.HasSuffix(f.Name, "internal/hbone/group.go") {
 				continue // goleak watches tests
 			}
 			for _, decl := range f.AST.Decls {

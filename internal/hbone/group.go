@@ -18,21 +18,29 @@ type group struct {
 // run starts fn in a goroutine that wait waits for. It reports false when the
 // group is over; fn is not run then.
 func (g *group) run(fn func()) bool {
+	return g.start(func() {
+		defer g.ended()
+		fn()
+	})
+}
+
+// start is run for a function that calls ended itself when it is done. It
+// allocates nothing.
+func (g *group) start(fn func()) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return false
 	}
 	g.n++
-	g.wg.Go(func() {
-		defer g.ended()
-		fn()
-	})
+	g.wg.Add(1)
+	go fn()
 	return true
 }
 
 // ended counts a goroutine that is about to return.
 func (g *group) ended() {
+	defer g.wg.Done()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.n--; g.n == 0 && g.none.L != nil {

@@ -34,15 +34,13 @@ type pipe struct {
 	sent, received *atomic.Uint64
 
 	// Owned by run.
-	class  int
-	got    *buffer // read, to be sent
-	n      int     // bytes in got
-	grant  int     // reserved for them
-	dry    bool    // nothing could be reserved
-	err    error   // of read; io.EOF is errEnded
-	readFn func(fd uintptr) bool
-	waitFn func(fd uintptr) bool
-	helpFn func() // of s; made once, since helpers come and go
+	class   int
+	err     error // of read; io.EOF is errEnded
+	sendErr error // of the tunnel
+	told    bool  // the end has gone with the last data
+	readFn  func(fd uintptr) bool
+	waitFn  func(fd uintptr) bool
+	helpFn  func() // of s; made once, since helpers come and go
 
 	// Owned by the one who writes: the reader, unless a helper is at it.
 	out     []byte
@@ -81,7 +79,7 @@ func (s *Stream) Pipe(ctx context.Context, app *net.TCPConn, sent, received *ato
 		return &AppError{Op: "read", Err: err}
 	}
 	p := &pipe{s: s, app: app, raw: raw, sent: sent, received: received, class: record}
-	p.readFn, p.writeFn, p.waitFn, p.helpFn = p.readSome, p.writeSome, p.waitSome, s.help
+	p.readFn, p.writeFn, p.waitFn, p.helpFn = p.readAll, p.writeSome, p.waitSome, s.help
 	stop := context.AfterFunc(ctx, func() { s.abort(http2.ErrCodeCancel, context.Cause(ctx)) })
 	defer stop()
 	if err := s.attach(p); err != nil {
@@ -129,57 +127,73 @@ func (p *pipe) run() error {
 // upload copies from the application to the tunnel. It returns errEnded when
 // the application has ended its direction and the tunnel knows.
 func (p *pipe) upload() error {
+	if err := p.raw.Read(p.readFn); err != nil {
+		return p.readFailed(err)
+	}
+	switch {
+	case p.sendErr != nil:
+		return p.sendFailed(p.sendErr)
+	case p.err != errEnded:
+		return p.readFailed(p.err)
+	case p.told:
+		return errEnded
+	}
+	return p.endUpload()
+}
+
+// readAll copies what the application has said. False means that it has said
+// no more yet: then nothing is held, and the poller, which has not been asked
+// in between, knows when there is more.
+func (p *pipe) readAll(fd uintptr) (over bool) {
 	s := p.s
 	for {
-		if err := s.waitSend(classPayload[p.class]); err != nil {
-			return p.sendFailed(err)
+		want := classPayload[p.class]
+		if p.sendErr = s.waitSend(want); p.sendErr != nil {
+			return true
 		}
-		p.dry, p.err = false, nil
-		if err := p.raw.Read(p.readFn); err != nil {
-			return p.readFailed(err)
+		grant := s.reserve(want)
+		if grant == 0 {
+			continue
 		}
-		switch {
-		case p.dry:
-		case p.err == errEnded:
-			return p.endUpload()
-		case p.err != nil:
-			return p.readFailed(p.err)
-		default:
-			n, b := p.n, p.got
-			p.got = nil
+		b := grab(s.c.cfg.budget, classFor(grant))
+		room := b.b[frameHead:min(len(b.b), frameHead+grant)]
+		n, more, err := readShort(fd, room)
+		if n == 0 {
+			b.free()
+			s.refund(grant)
+		} else {
 			p.class = adapt(b.class, n, record, huge)
 			p.sent.Add(uint64(n))
-			if err := s.commit(b, n, p.grant); err != nil {
-				return p.sendFailed(err)
+			p.told = err == errEnded && p.failure() == nil
+			if p.sendErr = s.commit(b, n, grant, p.told); p.sendErr != nil {
+				return true
 			}
+		}
+		if p.err = err; err != nil || !more {
+			return err != nil
 		}
 	}
 }
 
-// readSome reads once from the application. False means that nothing is there
-// yet; then nothing is held.
-func (p *pipe) readSome(fd uintptr) bool {
-	s := p.s
-	grant := s.reserve(classPayload[p.class])
-	if grant == 0 {
-		p.dry = true
-		return true
+// readShort reads from the application, and once more when that gave less than
+// it might: most often nothing is left, but an end that follows its data closely
+// then goes with it. More says that there may be more; err is errEnded at the end.
+func readShort(fd uintptr, p []byte) (n int, more bool, err error) {
+	for range 2 {
+		k, err := readFD(fd, p[n:])
+		n += k
+		switch {
+		case n == len(p):
+			return n, true, nil
+		case err == syscall.EAGAIN:
+			return n, false, nil
+		case err != nil:
+			return n, false, err
+		case k == 0:
+			return n, false, errEnded
+		}
 	}
-	b := grab(s.c.cfg.budget, classFor(grant))
-	n, err := readFD(fd, b.b[frameHead:min(len(b.b), frameHead+grant)])
-	if n > 0 {
-		p.got, p.n, p.grant = b, n, grant
-		return true
-	}
-	b.free()
-	s.refund(grant)
-	if err == syscall.EAGAIN {
-		return false
-	}
-	if p.err = err; err == nil {
-		p.err = errEnded
-	}
-	return true
+	return n, true, nil
 }
 
 // endUpload passes the application's end on, or its reset if we know of one.

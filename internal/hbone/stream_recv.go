@@ -71,11 +71,12 @@ func (s *Stream) startHelper() {
 	if s.pipe == nil || s.helping || len(s.backlog) == 0 {
 		return
 	}
-	s.helping = s.c.cfg.group.run(s.pipe.helpFn)
+	s.helping = s.c.cfg.group.start(s.pipe.helpFn)
 }
 
-// help writes the backlog until it is empty.
+// help writes the backlog until it is empty. The group has started it.
 func (s *Stream) help() {
+	defer s.c.cfg.group.ended()
 	for {
 		s.mu.Lock()
 		if len(s.backlog) == 0 {

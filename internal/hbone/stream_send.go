@@ -23,7 +23,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		b := grab(s.c.cfg.budget, classFor(granted))
 		n := min(granted, len(b.b)-frameHead)
 		copy(b.b[frameHead:], p[done:done+n])
-		if err := s.commit(b, n, granted); err != nil {
+		if err := s.commit(b, n, granted, false); err != nil {
 			return done, err
 		}
 		done += n
@@ -48,10 +48,7 @@ func (s *Stream) CloseWrite() error {
 		return net.ErrClosed
 	}
 	c.enqueueFrame(http2.FrameData, http2.FlagDataEndStream, s.id, nil)
-	s.sending.ended = true
-	if s.recving.done {
-		c.removeLocked(s)
-	}
+	s.endSendLocked()
 	c.mu.Unlock()
 	c.kick()
 	c.leaveIfUnused()
@@ -127,11 +124,15 @@ func (s *Stream) refund(n int) {
 	c.mu.Unlock()
 }
 
-// commit sends n of granted bytes that lie in b behind room for a frame header.
-// It owns b.
-func (s *Stream) commit(b *buffer, n, granted int) error {
+// commit sends n of granted bytes that lie in b behind room for a frame header,
+// and with end the end of our direction. It owns b.
+func (s *Stream) commit(b *buffer, n, granted int, end bool) error {
 	c := s.c
-	putFrameHead(b.b, n, http2.FrameData, 0, s.id)
+	flags := http2.Flags(0)
+	if end {
+		flags = http2.FlagDataEndStream
+	}
+	putFrameHead(b.b, n, http2.FrameData, flags, s.id)
 	b.r, b.w = 0, frameHead+n
 	c.mu.Lock()
 	w := &c.send
@@ -157,7 +158,21 @@ func (s *Stream) commit(b *buffer, n, granted int) error {
 	if granted > n {
 		c.wakeSenders(1)
 	}
+	if end {
+		s.endSendLocked()
+	}
 	c.mu.Unlock()
 	c.push()
+	if end {
+		c.leaveIfUnused()
+	}
 	return nil
+}
+
+// endSendLocked notes that our direction has ended. The caller holds c.mu.
+func (s *Stream) endSendLocked() {
+	s.sending.ended = true
+	if s.recving.done {
+		s.c.removeLocked(s)
+	}
 }

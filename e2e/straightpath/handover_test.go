@@ -43,7 +43,7 @@ func (l *load) run(stop <-chan struct{}) error {
 func TestHandOversUnderLoad(t *testing.T) {
 	m := newMesh(t)
 	m.resolver()
-	const drain = 3 * time.Second
+	const drain = 15 * time.Second
 	tune := func(c *ztunnel.Config) { c.Drain = drain }
 	n1, n2 := m.node("n1", tune), m.node("n2")
 	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
@@ -117,10 +117,10 @@ func counts(loads []*load) (out []int64) {
 	return out
 }
 
-// moved wants each load to have made fifty connections since.
+// moved wants each load to have made twenty connections since.
 func moved(loads []*load, since []int64) error {
 	for i, l := range loads {
-		if l.made.Load() < since[i]+50 {
+		if l.made.Load() < since[i]+20 {
 			return errors.New(l.name + ": not yet")
 		}
 	}

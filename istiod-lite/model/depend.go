@@ -78,28 +78,61 @@ func (m *Model) dependOnService(key Key, old, now *corev1.Service, d dirty) {
 	m.markServiceEntries(key.Namespace, d)
 }
 
-// dependOnSlice marks the pods that a slice refers to, before or now.
+// dependOnSlice marks the pods of which a slice says something else than before:
+// most changes of a large slice are about one of them.
 func (m *Model) dependOnSlice(key Key, old, now *discoveryapi.EndpointSlice, d dirty) {
 	d.add(key)
 	s := m.space(key.Namespace)
-	if old != nil {
-		for _, pod := range podsOf(old) {
+	before, after := aboutPods(old), aboutPods(now)
+	moved := old == nil || now == nil || serviceOf(old) != serviceOf(now)
+	for pod, said := range before {
+		if says, there := after[pod]; !there {
 			d.add(Key{KindPod, key.Namespace, pod})
 			delete(s.podSlices[pod], key.Name)
 			if len(s.podSlices[pod]) == 0 {
 				delete(s.podSlices, pod)
 			}
-		}
-	}
-	if now != nil {
-		for _, pod := range podsOf(now) {
+		} else if moved || says != said {
 			d.add(Key{KindPod, key.Namespace, pod})
-			if s.podSlices[pod] == nil {
-				s.podSlices[pod] = map[string]bool{}
-			}
-			s.podSlices[pod][key.Name] = true
 		}
 	}
+	for pod := range after {
+		if _, known := before[pod]; known {
+			continue
+		}
+		d.add(Key{KindPod, key.Namespace, pod})
+		if s.podSlices[pod] == nil {
+			s.podSlices[pod] = map[string]bool{}
+		}
+		s.podSlices[pod][key.Name] = true
+	}
+}
+
+// aboutPod is what the workload of a pod reads of a slice.
+type aboutPod struct {
+	uids        string // of the pods of that name that are meant
+	terminating string // those of them that are on their way out
+}
+
+// aboutPods is that of all pods of a slice.
+func aboutPods(es *discoveryapi.EndpointSlice) map[string]aboutPod {
+	about := map[string]aboutPod{}
+	if es == nil {
+		return about
+	}
+	for _, e := range es.Endpoints {
+		name := podOf(e)
+		if name == "" {
+			continue
+		}
+		a := about[name]
+		a.uids += string(e.TargetRef.UID) + " "
+		if e.Conditions.Terminating != nil && *e.Conditions.Terminating {
+			a.terminating += string(e.TargetRef.UID) + " "
+		}
+		about[name] = a
+	}
+	return about
 }
 
 // dependOnPolicy marks the workloads that a policy selects, before or now.

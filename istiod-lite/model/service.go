@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"istio.io/api/annotation"
+	"istio.io/api/label"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
 )
@@ -39,7 +41,18 @@ func (m *Model) fromService(s *corev1.Service) ([]*Resource, []Condition) {
 	}
 	waypoint, more := m.waypointOf(&s.ObjectMeta, toService)
 	service.Waypoint = waypoint
+	service.IngressUseWaypoint = waypoint != nil && m.ingressUsesWaypoint(&s.ObjectMeta)
 	return []*Resource{serviceResource(service)}, append(conditions, more...)
+}
+
+// ingressUsesWaypoint reports whether gateways that let traffic into the mesh send
+// it through the waypoint too: by the label of the object, else of its namespace.
+func (m *Model) ingressUsesWaypoint(o *metav1.ObjectMeta) bool {
+	value, ok := o.Labels[label.IoIstioIngressUseWaypoint.Name]
+	if ns := m.space(o.Namespace).namespace; !ok && ns != nil {
+		value = ns.Labels[label.IoIstioIngressUseWaypoint.Name]
+	}
+	return strings.EqualFold(value, "true")
 }
 
 // isServed reports whether a service has endpoints of its own. The others are

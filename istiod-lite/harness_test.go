@@ -50,6 +50,7 @@ type plane struct {
 	dir    string // of the manifests
 	cfg    istiodlite.Config
 	istiod *istiodlite.Istiod
+	addr   string       // for proxies, when it is another process
 	stop   func() error // ends it; returns what Run returned
 }
 
@@ -136,7 +137,7 @@ func (p *plane) dialWith(root []byte) *grpc.ClientConn {
 	if !pool.AppendCertsFromPEM(root) {
 		p.t.Fatal("no root")
 	}
-	cc, err := grpc.NewClient(p.istiod.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+	cc, err := grpc.NewClient(p.address(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		RootCAs: pool, ServerName: "istiod.istio-system.svc", MinVersion: tls.VersionTLS13,
 	})))
 	if err != nil {
@@ -144,6 +145,14 @@ func (p *plane) dialWith(root []byte) *grpc.ClientConn {
 	}
 	p.t.Cleanup(func() { cc.Close() })
 	return cc
+}
+
+// address is that of the port for proxies.
+func (p *plane) address() string {
+	if p.addr != "" {
+		return p.addr
+	}
+	return p.istiod.Addr().String()
 }
 
 // as is the context of a call with a token.
@@ -197,7 +206,7 @@ func (p *plane) subscribe() *proxy {
 // subscribeIn does so as a proxy of a namespace and a node.
 func (p *plane) subscribeIn(namespace string, cc *grpc.ClientConn, token, nodeName string) *proxy {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(as(p.t.Context(), token), patience)
+	ctx, cancel := context.WithTimeout(as(p.t.Context(), token), 20*patience)
 	p.t.Cleanup(cancel)
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(cc).DeltaAggregatedResources(ctx)
 	if err != nil {

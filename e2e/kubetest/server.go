@@ -256,6 +256,16 @@ current-context: x
 	return path
 }
 
+// FreePorts are ports of loopback that nobody listens on.
+func FreePorts(t testing.TB, n int) []string {
+	t.Helper()
+	ports, err := freePorts(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports
+}
+
 // freePorts are ports of loopback that nobody listens on.
 func freePorts(n int) ([]string, error) {
 	var ports []string

@@ -115,6 +115,9 @@ type KeepAlive struct {
 	Off            bool
 	Idle, Interval time.Duration
 	Probes         int
+	// UserTimeout ends a connection also when what we have sent is not
+	// acknowledged for as long as a quiet peer may fail to answer.
+	UserTimeout bool
 }
 
 // Tunnel tunes HBONE. Zero fields mean the defaults of package hbone.

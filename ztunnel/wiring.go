@@ -36,7 +36,8 @@ func (z *Ztunnel) podsConfig(questions *telemetry.DNSMetrics) pods.Config {
 		Alone:       !z.cfg.Dedicated.IsZero(),
 		Sockets: netns.SocketOptions{
 			Mark: c.Mark, NoMark: c.Mark == 0, Exclusive: c.Exclusive, Transparent: transparency(c.Source),
-			KeepAlive: netns.KeepAlive{Off: c.KeepAlive.Off, Idle: c.KeepAlive.Idle, Interval: c.KeepAlive.Interval, Probes: c.KeepAlive.Probes},
+			UserTimeout: c.KeepAlive.userTimeout(),
+			KeepAlive:   netns.KeepAlive{Off: c.KeepAlive.Off, Idle: c.KeepAlive.Idle, Interval: c.KeepAlive.Interval, Probes: c.KeepAlive.Probes},
 		},
 		DNS: z.dnsConfig(questions),
 		Outbound: outbound.Config{
@@ -76,6 +77,15 @@ func (z *Ztunnel) dnsConfig(counts *telemetry.DNSMetrics) *pods.DNS {
 		Fallback: func() ([]netip.AddrPort, error) { return dns.Resolvers(d.ResolvConf) },
 		Metrics:  counts,
 	}
+}
+
+// userTimeout is how long what we have sent may stay unacknowledged; 0 leaves it
+// to the kernel.
+func (k KeepAlive) userTimeout() time.Duration {
+	if !k.UserTimeout {
+		return 0
+	}
+	return k.Idle + time.Duration(k.Probes)*k.Interval
 }
 
 // transparency is what the listeners of a pod need for s.

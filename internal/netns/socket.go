@@ -146,6 +146,13 @@ func setListenOptions(fd int, network string, opts SocketOptions) error {
 	return setCommonOptions(fd, opts)
 }
 
+// config is k for the runtime's dialer.
+func (k KeepAlive) config() net.KeepAliveConfig {
+	return net.KeepAliveConfig{
+		Enable: !k.Off, Idle: cmp.Or(k.Idle, keepAlive), Interval: cmp.Or(k.Interval, keepAlive), Count: cmp.Or(k.Probes, keepAliveProbes),
+	}
+}
+
 // setKeepAlive turns on probes of a quiet peer.
 func setKeepAlive(fd int, k KeepAlive) error {
 	if k.Off {
@@ -225,7 +232,8 @@ func (n *NS) dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, 
 	}
 	defer func() { unix.Close(fd) }()
 	dialer := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: keepAliveProbes},
+		KeepAlive:       -1, // counts when KeepAliveConfig is not enabled
+		KeepAliveConfig: opts.KeepAlive.config(),
 		Control: func(_, _ string, c syscall.RawConn) error {
 			return control(c, func(home int) error { return os.NewSyscallError("dup3", unix.Dup3(fd, home, unix.O_CLOEXEC)) })
 		},

@@ -31,6 +31,7 @@ type world struct {
 	env   map[string]string                 // variables; a flag overwrites its variable
 	file  func(path string) ([]byte, error) // os.ReadFile
 	cores int                               // runtime.NumCPU
+	quota int                               // those that the cgroup lets us use: runtime.GOMAXPROCS at start
 }
 
 // options are the settings that act on the process rather than on the proxy.
@@ -261,10 +262,11 @@ func (r *reader) capture(dedicated ztunnel.Workload) ztunnel.Capture {
 		Exclusive:   !r.boolean("INPOD_PORT_REUSE", true),
 		IPv4Only:    !r.boolean("IPV6_ENABLED", true),
 		KeepAlive: ztunnel.KeepAlive{
-			Off:      !r.boolean("KEEPALIVE_ENABLED", true),
-			Idle:     r.duration("KEEPALIVE_TIME", 180*time.Second),
-			Interval: r.duration("KEEPALIVE_INTERVAL", 180*time.Second),
-			Probes:   int(r.integer("KEEPALIVE_RETRIES", 9, 1, 127)),
+			Off:         !r.boolean("KEEPALIVE_ENABLED", true),
+			Idle:        r.duration("KEEPALIVE_TIME", 180*time.Second),
+			Interval:    r.duration("KEEPALIVE_INTERVAL", 180*time.Second),
+			Probes:      int(r.integer("KEEPALIVE_RETRIES", 9, 1, 127)),
+			UserTimeout: r.boolean("USER_TIMEOUT_ENABLED", false),
 		},
 		AppTunnelByAddress: !r.boolean("LOCALHOST_APP_TUNNEL", true),
 	}
@@ -341,12 +343,12 @@ func (r *reader) warnings() []string {
 }
 
 // osWorld is the world of this process.
-func osWorld(environ []string, cores int) world {
+func osWorld(environ []string, cores, quota int) world {
 	env := make(map[string]string, len(environ))
 	for _, kv := range environ {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			env[k] = v
 		}
 	}
-	return world{env: env, file: os.ReadFile, cores: cores}
+	return world{env: env, file: os.ReadFile, cores: cores, quota: quota}
 }

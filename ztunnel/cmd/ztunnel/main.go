@@ -35,7 +35,7 @@ const (
 
 // run is the whole process; it returns the exit status.
 func run(args []string) int {
-	w := osWorld(os.Environ(), runtime.NumCPU())
+	w := osWorld(os.Environ(), runtime.NumCPU(), runtime.GOMAXPROCS(0))
 	switch err := parseFlags(args, w.env); {
 	case errors.Is(err, errHelp):
 		fmt.Println("ztunnel carries the connections of this node's pods through the mesh.")

@@ -65,6 +65,7 @@ var settings = []setting{
 	{env: "KEEPALIVE_TIME", def: "180s", help: "idle time before the first probe"},
 	{env: "KEEPALIVE_INTERVAL", def: "180s", help: "time between probes"},
 	{env: "KEEPALIVE_RETRIES", def: "9", help: "probes without an answer before giving up"},
+	{env: "USER_TIMEOUT_ENABLED", def: "false", help: "give up too when what was sent stays unacknowledged for as long as all probes take"},
 	{env: "ENABLE_ORIG_SRC", help: "false: applications see the pod itself as their client, which needs no privilege; true: no start without the privilege to show them the client"},
 	{env: "IPV6_ENABLED", def: "true", help: "listen on IPv6 too"},
 	{env: "LOCALHOST_APP_TUNNEL", def: "true", help: "reach applications that read the PROXY header over loopback"},
@@ -95,7 +96,6 @@ var settings = []setting{
 	{env: "CRL_PATH", state: ignored, help: "revocation lists are not read: a revoked certificate is taken until it expires"},
 	{env: "TLS12_ENABLED", state: ignored, help: "TLS 1.3 only"},
 	{env: "COMPLIANCE_POLICY", state: ignored, help: "X25519MLKEM768 is preferred, not demanded"},
-	{env: "USER_TIMEOUT_ENABLED", state: ignored, help: "TCP_USER_TIMEOUT is not set"},
 	{env: "UNSTABLE_ENABLE_SOCKS5", state: ignored, help: "no SOCKS5 proxy"},
 	{env: "AUTHZ_POLICY_INFO_LOGGING", state: ignored, help: "the deciding rule is in each access log line"},
 }

@@ -85,7 +85,7 @@ func (r *reader) duration(name string, def time.Duration) time.Duration {
 // ZTUNNEL_WORKER_THREADS is a number, a percentage of the cores, or 0 for all
 // of them; then comes the concurrency of ProxyConfig. With neither it is a
 // quarter of the cores, at least two and at least the CPU request, at most the
-// CPU limit.
+// CPU limit, and at most what the cgroup lets us use.
 func (r *reader) threads(pc proxyConfig) int {
 	cores := r.cores
 	if limit := r.cpu("ZTUNNEL_CPU_LIMIT"); limit > 0 {
@@ -106,8 +106,10 @@ func (r *reader) threads(pc proxyConfig) int {
 		return max(*pc.Concurrency, 1)
 	}
 	n := max(2, int(math.Ceil(float64(cores)/4)), request)
-	if limit > 0 {
-		n = min(n, limit)
+	for _, most := range []int{limit, r.quota} {
+		if most > 0 {
+			n = min(n, most)
+		}
 	}
 	return max(n, 1)
 }

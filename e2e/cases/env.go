@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -82,6 +84,17 @@ func (e *Env) Kubectl(ctx context.Context, input string, args ...string) (string
 		return string(out), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return string(out), nil
+}
+
+// Run runs the command ambit on the cluster and returns what it says.
+func (e *Env) Run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, e.Ambit, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Cluster.Kubeconfig())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("ambit %s: %w", strings.Join(args, " "), err)
+	}
+	return string(out), err
 }
 
 // Apply makes objects, in the case's namespace unless they name one.

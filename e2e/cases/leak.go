@@ -12,6 +12,7 @@ import (
 // Leak is a capture in every node that searches for a marker.
 type Leak struct {
 	nodes []watched
+	seen  lab.Captured // of captures that have ended
 }
 
 // watched is the capture in one node.
@@ -48,9 +49,34 @@ func (l *Leak) add(ctx context.Context, name, marker string, open func() (*netns
 	return nil
 }
 
+// drop ends the capture on one node; what it has seen counts.
+func (l *Leak) drop(name string) error {
+	var rest []watched
+	for _, w := range l.nodes {
+		if w.name != name {
+			rest = append(rest, w)
+			continue
+		}
+		got, err := w.capture.Stop()
+		if err := errors.Join(err, w.ns.Close()); err != nil {
+			return fmt.Errorf("capture on %s: %w", name, err)
+		}
+		l.count(got)
+	}
+	l.nodes = rest
+	return nil
+}
+
+// count adds what one capture has seen.
+func (l *Leak) count(got lab.Captured) {
+	l.seen.Frames, l.seen.Bytes, l.seen.Hits = l.seen.Frames+got.Frames, l.seen.Bytes+got.Bytes, l.seen.Hits+got.Hits
+	if l.seen.First == nil {
+		l.seen.First = got.First
+	}
+}
+
 // Stop ends the captures and says what they have seen. Twice is once.
 func (l *Leak) Stop() (lab.Captured, error) {
-	var all lab.Captured
 	var errs []error
 	for _, w := range l.nodes {
 		got, err := w.capture.Stop()
@@ -58,13 +84,10 @@ func (l *Leak) Stop() (lab.Captured, error) {
 			errs = append(errs, fmt.Errorf("capture on %s: %w", w.name, err))
 		}
 		errs = append(errs, w.ns.Close())
-		all.Frames, all.Bytes, all.Hits = all.Frames+got.Frames, all.Bytes+got.Bytes, all.Hits+got.Hits
-		if all.First == nil {
-			all.First = got.First
-		}
+		l.count(got)
 	}
 	l.nodes = nil
-	return all, errors.Join(errs...)
+	return l.seen, errors.Join(errs...)
 }
 
 // Clean ends the captures and makes sure that the marker was never seen, among frames

@@ -171,7 +171,12 @@ func (e *Env) Pods(ctx context.Context, app string) ([]Pod, error) {
 
 // PodsIn lists the running pods of an app of any namespace.
 func (e *Env) PodsIn(ctx context.Context, namespace, app string) ([]Pod, error) {
-	list, err := e.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+	return e.selected(ctx, namespace, "app="+app)
+}
+
+// selected lists the running pods that a selector selects.
+func (e *Env) selected(ctx context.Context, namespace, selector string) ([]Pod, error) {
+	list, err := e.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +192,7 @@ func (e *Env) PodsIn(ctx context.Context, namespace, app string) ([]Pod, error) 
 		pods = append(pods, Pod{Namespace: namespace, Name: p.Name, UID: string(p.UID), Node: p.Spec.NodeName, IP: ip})
 	}
 	if len(pods) == 0 {
-		return nil, fmt.Errorf("no running pod of %s/%s", namespace, app)
+		return nil, fmt.Errorf("no running pod of %s with %s", namespace, selector)
 	}
 	return pods, nil
 }

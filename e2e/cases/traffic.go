@@ -56,18 +56,27 @@ func (e *Env) Reachable(ctx context.Context, from Pod, to string) error {
 
 // LoadAtOnce is Load for an address that must work from the first request on.
 func (e *Env) LoadAtOnce(ctx context.Context, from Pod, to string) (*Load, error) {
+	l, err := e.begin(ctx, from, labapp.Request{Do: labapp.DoLoad, Address: to, Rate: rate, Text: e.Marker})
+	if err != nil {
+		return nil, err
+	}
+	return l, l.Flowing(ctx, 20)
+}
+
+// begin starts any load.
+func (e *Env) begin(ctx context.Context, from Pod, req labapp.Request) (*Load, error) {
 	socket, err := from.socket()
 	if err != nil {
 		return nil, err
 	}
-	session, err := labapp.Begin(ctx, socket, labapp.Request{Do: labapp.DoLoad, Address: to, Rate: rate, Text: e.Marker})
+	session, err := labapp.Begin(ctx, socket, req)
 	if err != nil {
 		return nil, fmt.Errorf("load from %v: %w", from, err)
 	}
-	l := &Load{What: fmt.Sprintf("%v to %s", from, to), start: time.Now(), session: session}
+	l := &Load{What: fmt.Sprintf("%v to %s", from, req.Address), start: time.Now(), session: session}
 	e.loads = append(e.loads, l)
 	l.reader.Go(ctx, "load", l.read)
-	return l, l.Flowing(ctx, 20)
+	return l, nil
 }
 
 // read keeps the newest numbers until the load has ended.

@@ -185,3 +185,17 @@ func copyFile(from, to string) error {
 func indent(out []byte) string {
 	return "  " + string(bytes.ReplaceAll(bytes.TrimSpace(out), []byte("\n"), []byte("\n  ")))
 }
+
+// RewriteNetworkConfig writes the node's own network configuration as it was at first,
+// as a tool does that knows nothing of plugins which others have added.
+func (n Node) RewriteNetworkConfig() error {
+	raw, err := conflist(machineRecord{Name: n.Name, PodCIDR: n.PodCIDR})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(n.Dir, cniConfDir, conflistFile)
+	if err := os.WriteFile(path+".new", raw, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

@@ -216,8 +216,9 @@ func (c *Cluster) waitNodes(ctx context.Context) error {
 }
 
 // RebootNode removes everything that runs on a node, with its mounts and its network,
-// as a power cut would, and starts the machine anew with the same disk.
-func (c *Cluster) RebootNode(ctx context.Context, name string) error {
+// as a power cut would, and starts the machine anew with the same disk. before is
+// called when the new machine has its network and nothing runs on it yet; it may be nil.
+func (c *Cluster) RebootNode(ctx context.Context, name string, before func(Node) error) error {
 	for i := range c.state.Machines {
 		r := &c.state.Machines[i]
 		if r.Name != name || i == 0 {
@@ -237,6 +238,9 @@ func (c *Cluster) RebootNode(ctx context.Context, name string) error {
 		err = c.state.write(c.dir)
 		if err == nil {
 			err = plugNode(c.state, *r)
+		}
+		if err == nil && before != nil {
+			err = before(c.node(*r))
 		}
 		if err == nil {
 			err = errors.Join(m.Wired(), m.Keep())

@@ -10,6 +10,7 @@ const (
 	SumPort    = 7002 // reads to the end, then answers with length and checksum
 	SourcePort = 7003 // gets a number in a line, sends so many bytes
 	TickerPort = 7004 // sends a line every 20 ms until the client is gone
+	HealthPort = 7005 // gRPC: the health service, always SERVING
 )
 
 // What a client can be asked to do.

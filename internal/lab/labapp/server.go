@@ -14,6 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
@@ -59,6 +63,12 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	group.Go(ctx, "http", func(ctx context.Context) { serveHTTP(ctx, web, cfg.Pod, asked) })
+	health, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf(":%d", HealthPort))
+	if err != nil {
+		cancel(err)
+		return err
+	}
+	group.Go(ctx, "health", func(ctx context.Context) { serveHealth(ctx, health) })
 	control, err := new(net.ListenConfig).Listen(ctx, "unix", cfg.Control)
 	if err != nil {
 		cancel(err)
@@ -148,6 +158,17 @@ func ticker(ctx context.Context, c *net.TCPConn) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// serveHealth answers gRPC probes.
+func serveHealth(ctx context.Context, ln net.Listener) {
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, health.NewServer()) // SERVING, unless told otherwise
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
+		fmt.Fprintln(os.Stderr, "grpc:", err)
 	}
 }
 

@@ -1,14 +1,18 @@
 // Command labapp is an ordinary program that knows nothing of a mesh: the servers and
 // clients of a lab's pods. LINGER is how long it goes on after SIGTERM; with EXIT_AFTER
-// it ends by itself, as the program of a Job does.
+// it ends by itself, as the program of a Job does; with FIRST it begins by calling that
+// address once, and says what came of it.
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -44,6 +48,39 @@ func run() error {
 	if err := os.Remove(control); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if address := os.Getenv("FIRST"); address != "" {
+		first(ctx, address)
+	}
 	pod := cmp.Or(os.Getenv("POD_NAME"), os.Getenv("HOSTNAME"))
 	return labapp.Run(ctx, labapp.Config{Pod: pod, Control: control, Linger: linger})
+}
+
+// first makes the program's first connection, at once and once only, and writes in one
+// line how it went.
+func first(ctx context.Context, address string) {
+	start := time.Now()
+	text := "first: ok"
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err == nil {
+		defer conn.Close()
+		err = conn.SetDeadline(start.Add(10 * time.Second))
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: first\r\nX-Marker: %s\r\nConnection: close\r\n\r\n", os.Getenv("MARKER"))
+	}
+	var res *http.Response
+	if err == nil {
+		res, err = http.ReadResponse(bufio.NewReader(conn), nil)
+	}
+	if err == nil {
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			err = errors.New(res.Status)
+		}
+	}
+	if err != nil {
+		text = fmt.Sprintf("first: %q", err)
+	}
+	fmt.Printf("%s %d us\n", text, time.Since(start).Microseconds())
 }

@@ -75,6 +75,7 @@ func (a *answers) get(ctx context.Context, token string, ends time.Time) (*answe
 			a.forget(now)
 		}
 		close(now.asked)
+		return now, now.err
 	}
 	select {
 	case <-now.asked:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,14 +38,18 @@ func (l *load) run(stop <-chan struct{}) error {
 	}
 }
 
-// The ztunnel of a node is replaced again and again while all kinds of
-// connections begin. None fails, and what was begun before goes on to the end of
-// the grace period.
-func TestHandOversUnderLoad(t *testing.T) {
+// crossing is two nodes and pods that call each other in every way.
+type crossing struct {
+	*mesh
+	n1          *node
+	client, far *pod
+	loads       []*load
+}
+
+// newCrossing makes one. The ztunnel of n1 is tuned.
+func newCrossing(t *testing.T, tune func(*ztunnel.Config)) *crossing {
+	t.Helper()
 	m := newMesh(t)
-	m.resolver()
-	const drain = 15 * time.Second
-	tune := func(c *ztunnel.Config) { c.Drain = drain }
 	n1, n2 := m.node("n1", tune), m.node("n2")
 	client, server := m.enrolled(n1, "client"), m.enrolled(n1, "server")
 	far, outside := m.enrolled(n2, "far"), m.pod(n2, "outside")
@@ -61,16 +66,23 @@ func TestHandOversUnderLoad(t *testing.T) {
 			return err
 		}
 	}
-	loads := []*load{
+	return &crossing{mesh: m, n1: n1, client: client, far: far, loads: []*load{
 		{name: "on the node", try: visit(client, server)},
 		{name: "from the node to another", try: visit(client, far)},
 		{name: "from another node", try: visit(far, server)},
 		{name: "plaintext into the mesh", try: visit(outside, server)},
 		{name: "out of the mesh", try: visit(client, outside)},
-	}
+	}}
+}
+
+// underLoad calls handOver again and again while connections of all kinds begin.
+// None may fail. handOver replaces the ztunnel of n1, and calls begun when new
+// connections are the new one's.
+func (c *crossing) underLoad(handOver func(begun func())) {
+	t := c.t
 	stop := make(chan struct{})
 	var all sync.WaitGroup
-	for _, l := range loads {
+	for _, l := range c.loads {
 		for range 4 {
 			all.Go(func() {
 				if err := l.run(stop); err != nil {
@@ -79,34 +91,63 @@ func TestHandOversUnderLoad(t *testing.T) {
 			})
 		}
 	}
-	for i := range handOvers {
-		lives := client.connect(far.addr(80))
-		old := n1.z
-		n1.z = n1.start(tune)
-		n1.z.ready(t)
-		before := counts(loads)
-		begun := time.Now()
-		old.stop()
-		eventually(t, "connections of all kinds begin", func() error { return moved(loads, before) })
-		lives.wantEcho("still there")
-		lives.Close()
-		select {
-		case <-old.done:
-		case <-time.After(patience):
-			t.Fatalf("hand-over %d: the old ztunnel has not ended", i)
-		}
-		if took := time.Since(begun); took > drain+2*time.Second {
-			t.Errorf("hand-over %d: the old ztunnel took %v to end, want at most %v", i, took, drain)
-		}
+	for range handOvers {
+		lives := c.client.connect(c.far.addr(80))
+		handOver(func() {
+			before := counts(c.loads)
+			eventually(t, "connections of all kinds begin", func() error { return moved(c.loads, before) })
+			lives.wantEcho("still there")
+			lives.Close()
+		})
 		if t.Failed() {
 			break
 		}
 	}
 	close(stop)
 	all.Wait()
-	for _, l := range loads {
+	for _, l := range c.loads {
 		t.Logf("%s: %d connections over %d hand-overs", l.name, l.made.Load(), handOvers)
 	}
+}
+
+// drainTime is the grace that what lives has during a hand-over.
+const drainTime = 15 * time.Second
+
+// The ztunnel of a node is replaced again and again while all kinds of
+// connections begin. None fails, and what was begun before goes on.
+func TestHandOversUnderLoad(t *testing.T) {
+	tune := func(c *ztunnel.Config) { c.Drain = drainTime }
+	c := newCrossing(t, tune)
+	c.underLoad(func(begun func()) {
+		old := c.n1.z
+		c.n1.z = c.n1.start(tune)
+		c.n1.z.ready(t)
+		old.stop()
+		begun()
+		select {
+		case <-old.done:
+		case <-time.After(drainTime + patience):
+			t.Fatal("the old ztunnel has not ended")
+		}
+	})
+}
+
+// The same with the real program, with the capabilities it has in a cluster: the
+// end of a process must lose nothing either.
+func TestProcessHandOversUnderLoad(t *testing.T) {
+	c := newCrossing(t, func(*ztunnel.Config) {})
+	binary := ztunnelBinary(t)
+	env := "CONNECTION_TERMINATION_DEADLINE=" + drainTime.String()
+	p := c.n1.startProcess(binary, env)
+	c.n1.z.stop()
+	<-c.n1.z.done
+	c.underLoad(func(begun func()) {
+		old := p
+		p = c.n1.startProcess(binary, env)
+		old.signal(syscall.SIGTERM)
+		begun()
+		old.wait()
+	})
 }
 
 // counts is how many connections each load has made.

@@ -41,8 +41,24 @@ type Config struct {
 	// 5 seconds. Zero means 4.5 seconds.
 	AnswerTimeout time.Duration
 
-	// RepairEvery is how often all rules are compared. Zero means 30 seconds.
+	// RepairEvery is how often all pods are compared. Zero means 30 seconds.
 	RepairEvery time.Duration
+
+	// HostRoot is where the paths that a runtime names lie for us.
+	HostRoot HostRoot
+
+	// FenceAfter is how long a pod that runs may be outside of the mesh against
+	// its label, while it is taken in, before it is fenced. Zero means 10 seconds.
+	FenceAfter time.Duration
+
+	// ReleaseLinger is how long ztunnel goes on serving a pod that is let go, for
+	// peers that have not heard of it; ReleaseTimeout how long connections that it
+	// carries may then go on. Zero means 5 seconds, and 10 minutes.
+	ReleaseLinger, ReleaseTimeout time.Duration
+
+	// ForeignProxy is set for a ztunnel that is not ours: it is asked no questions
+	// that ours alone understands.
+	ForeignProxy bool
 }
 
 // withDefaults returns the configuration that is in force.
@@ -59,19 +75,35 @@ func (c Config) withDefaults() (Config, error) {
 	default:
 		return Config{}, fmt.Errorf("DNS capture %q: want never, off or on", c.DNS)
 	}
-	if c.AnswerTimeout < 0 || c.RepairEvery < 0 {
-		return Config{}, fmt.Errorf("AnswerTimeout %v and RepairEvery %v: want no negative times", c.AnswerTimeout, c.RepairEvery)
+	if min(c.AnswerTimeout, c.RepairEvery, c.FenceAfter, c.ReleaseLinger, c.ReleaseTimeout) < 0 {
+		return Config{}, fmt.Errorf("AnswerTimeout %v, RepairEvery %v, FenceAfter %v, ReleaseLinger %v, ReleaseTimeout %v: want no negative times",
+			c.AnswerTimeout, c.RepairEvery, c.FenceAfter, c.ReleaseLinger, c.ReleaseTimeout)
 	}
+	c.FenceAfter = cmp.Or(c.FenceAfter, 10*time.Second)
+	c.ReleaseLinger = cmp.Or(c.ReleaseLinger, 5*time.Second)
+	c.ReleaseTimeout = cmp.Or(c.ReleaseTimeout, 10*time.Minute)
 	c.AnswerTimeout = cmp.Or(c.AnswerTimeout, 4500*time.Millisecond)
 	c.RepairEvery = cmp.Or(c.RepairEvery, 30*time.Second)
 	return c, nil
 }
 
-// Deps are the collaborators of an [Agent]. All are required.
+// Deps are the collaborators of an [Agent]. The first three are required.
 type Deps struct {
 	Log     *zap.Logger
 	Metrics prometheus.Registerer
 	Pods    PodSource
+
+	// Report is told what becomes of pods. Nil means nobody.
+	Report Reporter
+
+	// Runtime is asked where pods live that run already. Nil means that only pods
+	// are known whose start the agent has seen.
+	Runtime Runtime
+
+	// Leaving is asked when the agent has ended whether pods are to leave the mesh:
+	// an uninstallation, and no upgrade. It may do what has to be done before. Nil
+	// means never.
+	Leaving func(ctx context.Context) bool
 }
 
 // Agent takes the pods of one node into the mesh.
@@ -80,12 +112,19 @@ type Agent struct {
 	cfg     Config
 	log     *zap.Logger
 	pods    PodSource
+	report  Reporter
+	runtime Runtime // may be nil
+	leaving func(context.Context) bool
 	ztunnel *zds.Server
 	metrics *metrics
 	kick    chan struct{} // of one: compare all pods with the source
 
 	// Set by Run before anything else runs.
 	host []netns.ID // namespaces that no pod may be in
+	node *netns.NS  // our own: that of the node
+
+	// fencing orders the writes of fences. It is taken before mu.
+	fencing sync.Mutex
 
 	// saving orders the writes of the state file. It is taken before mu.
 	saving sync.Mutex
@@ -93,7 +132,10 @@ type Agent struct {
 	// mu guards the fields below and those of the attachments that say so.
 	mu          sync.Mutex
 	attachments map[event.Attachment]*attachment
-	sourceRead  bool // the source has been readable once
+	strays      map[string]*stray // by uid: pods that should be in the mesh and could not be found on the node
+	sourceRead  bool              // the source has been readable once
+	compared    bool              // and all pods have been compared with it
+	plain       bool              // this kernel has no rules that see sockets
 }
 
 // New wires an agent. It starts nothing.
@@ -104,7 +146,11 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: deps.Log.Named("agent"), pods: deps.Pods,
-		kick: make(chan struct{}, 1), attachments: map[event.Attachment]*attachment{},
+		report: deps.Report, runtime: deps.Runtime, leaving: deps.Leaving,
+		kick: make(chan struct{}, 1), attachments: map[event.Attachment]*attachment{}, strays: map[string]*stray{},
+	}
+	if a.report == nil {
+		a.report = silent{}
 	}
 	a.ztunnel = zds.NewServer(zds.ServerConfig{}, a.snapshot, a.trace())
 	if a.metrics, err = newMetrics(deps.Metrics, a); err != nil {
@@ -128,7 +174,10 @@ func (a *Agent) trace() zds.ServerTrace {
 			a.log.Warn("ztunnel refused a pod of the snapshot", peer(p), zap.String("uid", pod.UID), zap.Error(err))
 			a.setAcked(pod, false, err.Error())
 		},
-		Disconnected: func(p zds.Peer, err error) { a.log.Warn("ztunnel disconnected", peer(p), zap.Error(err)) },
+		Disconnected: func(p zds.Peer, err error) {
+			a.log.Warn("ztunnel disconnected", peer(p), zap.Error(err))
+			a.wake() // do its listeners stand?
+		},
 	}
 }
 
@@ -147,6 +196,7 @@ func (a *Agent) Run(ctx context.Context, l Listeners) error {
 	if err := a.findHost(); err != nil {
 		return err
 	}
+	defer a.node.Close()
 	if err := a.restore(); err != nil {
 		return err
 	}
@@ -167,6 +217,7 @@ func (a *Agent) Run(ctx context.Context, l Listeners) error {
 	part("compare", a.compareLoop)
 	parts.Wait()
 	if asked.Err() != nil {
+		a.end(asked)
 		return nil // we were asked to stop
 	}
 	return context.Cause(ctx)
@@ -178,8 +229,7 @@ func (a *Agent) findHost() error {
 	if err != nil {
 		return fmt.Errorf("find the network namespace of the agent: %w", err)
 	}
-	a.host = []netns.ID{own.ID()}
-	err = own.Close()
+	a.host, a.node = []netns.ID{own.ID()}, own
 	// Without the host's processes in sight there is only our own to compare with.
 	if first, firstErr := netns.Open("/proc/1/ns/net"); firstErr == nil {
 		a.host = append(a.host, first.ID())
@@ -213,16 +263,31 @@ func (a *Agent) closeAll() {
 	}
 }
 
-// Ready says why pods cannot be added to the mesh now; nil means that they can.
+// Ready says why pods cannot be added to the mesh now; nil means that they can,
+// and that those that were there before have been looked at.
 func (a *Agent) Ready() error {
+	if err := a.answers(); err != nil {
+		return err
+	}
 	a.mu.Lock()
-	read := a.sourceRead
+	compared := a.compared
 	a.mu.Unlock()
 	switch {
-	case !read:
-		return errors.New("the pods of this node are not known yet")
+	case !compared:
+		return errors.New("the pods that run on this node have not been looked at yet")
 	case !a.ztunnel.Connected():
 		return errors.New("no ztunnel is connected on this node, or it has not taken its pods yet; does it run, with the agent's ZDS socket as INPOD_UDS?")
+	}
+	return nil
+}
+
+// answers says why a runtime cannot start any pod now. A ztunnel is no part of
+// this: it is a pod itself, and could not start.
+func (a *Agent) answers() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.sourceRead {
+		return errors.New("the pods of this node are not known yet")
 	}
 	return nil
 }

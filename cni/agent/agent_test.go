@@ -44,7 +44,7 @@ func TestAddEnrols(t *testing.T) {
 	req := s.request("web", "c1")
 	req.PodUID = "u1"
 	n.mustAsk(event.PathAdd, req)
-	if got, want := s.rules(t), redirect.Text(redirect.Config{IPv6: true}); got != want {
+	if got, want := s.rules(t), redirect.Text(redirect.Config{IPv6: true, RefuseClosed: true}); got != want {
 		t.Errorf("the pod's rules are\n%s\nwant\n%s", got, want)
 	}
 	if !z.has("u1", s.ns) || z.infos["u1"] != (zds.Info{Name: "web", Namespace: "shop", ServiceAccount: "front"}) {
@@ -149,8 +149,13 @@ func TestAddWithoutAZtunnelFailsAndLeavesNothing(t *testing.T) {
 	if got := s.rules(t); got != "" || n.state("web") != "" {
 		t.Errorf("rules %q, state %q", got, n.state("web"))
 	}
-	if status, text := n.ask(http.MethodGet, event.PathStatus, nil); status == http.StatusOK || !strings.Contains(text, "no ztunnel") {
-		t.Errorf("status: %d %q, want that there is no ztunnel", status, text)
+	if err := n.Ready(); err == nil || !strings.Contains(err.Error(), "no ztunnel") {
+		t.Errorf("Ready = %v, want that there is no ztunnel", err)
+	}
+	// A runtime that is told that there is no network starts no pods, and ztunnel is
+	// one.
+	if status, text := n.ask(http.MethodGet, event.PathStatus, nil); status != http.StatusOK {
+		t.Errorf("status without a ztunnel: %d %q", status, text)
 	}
 }
 
@@ -205,7 +210,7 @@ func TestAnnotationChangesTheRules(t *testing.T) {
 	n.manifest("web", "u1", "")
 	n.mustAsk(event.PathAdd, s.request("web", "c1"))
 	n.write("pod-web", "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u1, annotations: {ambient.istio.io/bypass-inbound-capture: \"true\"}}\nspec: {serviceAccountName: front, containers: [{name: a, image: a}]}\n")
-	want := redirect.Text(redirect.Config{IPv6: true, BypassInbound: true})
+	want := redirect.Text(redirect.Config{IPv6: true, RefuseClosed: true, BypassInbound: true})
 	eventually(t, "inbound is left alone", func() bool { return s.rules(t) == want })
 }
 
@@ -340,9 +345,7 @@ func TestRestartOverABadManifestReleasesNobody(t *testing.T) {
 			eventually(t, "the pod is known as before", func() bool { return n.state("web") == event.Enrolled })
 			s.flush(t, "nat-output")
 			eventually(t, "its rules are mended all the same", func() bool { return s.rules(t) == rules })
-			if got := n.state("web"); got != event.Enrolled || !z.has("u1", s.ns) {
-				t.Errorf("state %q, ztunnel has %v", got, z.pods)
-			}
+			eventually(t, "it is served as before", func() bool { return n.state("web") == event.Enrolled && z.has("u1", s.ns) })
 			n.wantRefused(event.PathAdd, newSandbox(t, "10.74.0.7/24").request("stranger", "c7"), file+".yaml")
 		})
 	}

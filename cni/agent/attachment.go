@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ambit-mesh/ambit/cni/event"
 	"github.com/ambit-mesh/ambit/cni/redirect"
@@ -26,7 +27,13 @@ type record struct {
 	// Captured says that rules are, or should be, in the pod; Redirect is how.
 	Captured bool            `json:"captured"`
 	Redirect redirect.Config `json:"redirect,omitzero"`
+
+	// FencedInside says that a fence is, or should be, inside the pod.
+	FencedInside bool `json:"fencedInside,omitempty"`
 }
+
+// serving says whether the pod is captured and not being let go.
+func (r record) serving() bool { return r.Captured && !r.Redirect.Releasing }
 
 // attachment is a pod on this node: one namespace, kept open.
 type attachment struct {
@@ -40,11 +47,21 @@ type attachment struct {
 	busy chan struct{}
 
 	// Guarded by Agent.mu; changed only by the holder of busy.
-	rec    record
-	acked  bool   // ztunnel has taken the pod
-	gone   bool   // forgotten; nothing may be done to it
-	wanted bool   // it belongs to the mesh
-	reason string // why it is as it is
+	rec      record
+	acked    bool      // ztunnel has taken the pod
+	healthy  bool      // rules, listeners and proxy were all there when last looked at
+	gone     bool      // forgotten; nothing may be done to it
+	wanted   bool      // it belongs to the mesh
+	open     bool      // its namespace prefers it outside of the mesh to fenced
+	reason   string    // why it is as it is
+	since    time.Time // from when it has not been as it should be; zero when it is
+	released time.Time // when its release began; zero when it is not being let go
+	fence    fence
+
+	// Changed and read by the holder of busy.
+	mark      Mark      // what was last reported
+	marked    time.Time // and when
+	complaint string    // what was last logged about it
 }
 
 // newAttachment makes an attachment that the caller holds.
@@ -81,10 +98,14 @@ func (r record) String() string { return r.Namespace + "/" + r.Name }
 // stateLocked is what people are told. The caller holds Agent.mu.
 func (a *attachment) stateLocked() event.State {
 	switch {
-	case a.rec.Captured && a.acked:
+	case a.fence.up():
+		return event.Fenced
+	case a.rec.serving() && a.acked && a.healthy:
 		return event.Enrolled
-	case a.rec.Captured:
+	case a.rec.serving():
 		return event.Pending
+	case a.rec.Captured:
+		return event.Releasing
 	case a.wanted:
 		return event.Failed
 	}

@@ -11,41 +11,95 @@ import (
 	"go.uber.org/zap"
 )
 
+// unsettledEvery is how often pods are looked at that are not as they should be,
+// or are on their way.
+const unsettledEvery = time.Second
+
 // compareLoop compares all pods with what they should be: at once when something
-// has changed, their rules too every now and then.
+// has changed, and every now and then. Between, it looks after those that are
+// unsettled.
 func (a *Agent) compareLoop(ctx context.Context) error {
 	tick := time.NewTicker(a.cfg.RepairEvery)
 	defer tick.Stop()
+	soon := time.NewTicker(min(unsettledEvery, a.cfg.RepairEvery))
+	defer soon.Stop()
 	for {
 		select {
 		case <-a.kick:
+			a.compareAll(ctx)
 		case <-tick.C:
+			a.compareAll(ctx)
+		case <-soon.C:
+			if !a.compareUnsettled(ctx) {
+				continue
+			}
 		case <-ctx.Done():
 			return nil
 		}
-		a.compareAll(ctx)
 		a.saveLater()
 	}
 }
 
-// compareAll compares one pod after the other.
+// compareAll compares one pod after the other, after those have been found that
+// were not known.
 func (a *Agent) compareAll(ctx context.Context) {
+	pods, err := a.pods.List(ctx)
+	if err == nil {
+		a.adoptAll(ctx, pods)
+	} else if ctx.Err() == nil {
+		a.log.Warn("the pods of this node cannot be listed", zap.Error(err))
+	}
+	a.compareEach(ctx, func(*attachment) bool { return true })
+	a.mu.Lock()
+	a.compared = a.compared || err == nil && a.sourceRead
+	a.mu.Unlock()
+}
+
+// compareUnsettled compares those pods that are not as they should be, or are on
+// their way, and says whether there were any.
+func (a *Agent) compareUnsettled(ctx context.Context) bool {
+	a.mu.Lock()
+	strays := len(a.strays) > 0
+	a.mu.Unlock()
+	if strays {
+		a.compareAll(ctx)
+		return true
+	}
+	return a.compareEach(ctx, func(at *attachment) bool {
+		return !at.since.IsZero() || !at.released.IsZero() || at.fence.up() || at.rec.serving() && !at.healthy
+	})
+}
+
+// compareEach compares those pods for which which holds, asked under mu, and says
+// whether there were any.
+func (a *Agent) compareEach(ctx context.Context, which func(*attachment) bool) bool {
 	a.mu.Lock()
 	all := make([]*attachment, 0, len(a.attachments))
 	for _, at := range a.attachments {
-		all = append(all, at)
+		if which(at) {
+			all = append(all, at)
+		}
 	}
 	a.mu.Unlock()
 	for _, at := range all {
 		// No pod holds the others up for longer than a request may take.
 		ctx, cancel := context.WithTimeout(ctx, a.cfg.AnswerTimeout)
 		if at.lock(ctx) == nil {
-			if err := a.compare(ctx, at); err != nil {
-				a.log.Error("a pod is not as it should be", zap.Stringer("pod", at), zap.Error(err))
+			if err := a.compare(ctx, at); err != nil && ctx.Err() == nil {
+				a.complain(at, err)
 			}
 			at.unlock()
 		}
 		cancel()
+	}
+	return len(all) > 0
+}
+
+// complain logs why a pod is not as it should be, once per reason.
+func (a *Agent) complain(at *attachment, err error) {
+	if text := err.Error(); text != at.complaint {
+		at.complaint = text
+		a.log.Error("a pod is not as it should be", zap.Stringer("pod", at), zap.Error(err))
 	}
 }
 
@@ -54,7 +108,7 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 	if at.gone {
 		return nil
 	}
-	if err := sameNamespace(at.rec, at.rec.Netns); err != nil {
+	if err := a.sameNamespace(at.rec, at.rec.Netns); err != nil {
 		if !isGone(err) {
 			return err
 		}
@@ -67,34 +121,56 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 		if at.rec.Captured {
 			err = errors.Join(err, a.apply(at, at.rec.Redirect))
 		}
+		if at.rec.serving() {
+			err = errors.Join(err, a.offerNow(ctx, at), a.inspect(ctx, at))
+		}
 		return err
 	}
 	if !found || p.UID != at.rec.UID || p.Terminal {
-		a.fence(ctx, at)
+		a.strand(ctx, at)
 		return nil
 	}
 	return a.settle(ctx, at, p, false)
 }
 
-// fence takes a pod that has ended, or is not known any more, out of the mesh and
+// strand takes a pod that has ended, or is not known any more, out of the mesh and
 // leaves its rules where they are: what runs in its sandbox until the runtime
 // ends it (a pod that was deleted by force, a node that was cut off) has no
 // identity any more, and must neither be reached nor call past the mesh's
 // policies. The rules go with the sandbox. The caller holds at.
-func (a *Agent) fence(ctx context.Context, at *attachment) {
+func (a *Agent) strand(ctx context.Context, at *attachment) {
 	const reason = "it has ended, or is not known any more"
 	a.mu.Lock()
-	at.wanted, at.reason = false, reason
+	at.wanted, at.reason, at.since = false, reason, time.Time{}
 	a.mu.Unlock()
 	a.retract(ctx, at, reason)
+}
+
+// markAgain is after how long a mark is reported again that the source does not
+// show: it takes its way through the cluster first.
+const markAgain = 10 * time.Second
+
+// markAs has the pod marked, unless it is. The caller holds at.
+func (a *Agent) markAs(at *attachment, p Pod, want Mark) {
+	shown, has := p.Annotations[MarkAnnotation]
+	same := Mark(shown) == want && (has || want == Unmarked)
+	reported := !at.marked.IsZero() && at.mark == want
+	switch {
+	case same && (reported || at.marked.IsZero()):
+		return
+	case !same && reported && time.Since(at.marked) < markAgain:
+		return
+	}
+	at.mark, at.marked = want, time.Now()
+	a.report.Mark(at.rec.UID, at.rec.Namespace, at.rec.Name, want)
 }
 
 // errReplaced says that another namespace is where the pod's was.
 var errReplaced = errors.New("another network namespace has taken its place")
 
 // sameNamespace checks that path still leads to the namespace of rec.
-func sameNamespace(rec record, path string) error {
-	ns, err := netns.Open(path)
+func (a *Agent) sameNamespace(rec record, path string) error {
+	ns, err := a.open(path)
 	if err != nil {
 		return err
 	}

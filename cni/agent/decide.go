@@ -14,11 +14,23 @@ const (
 	modeLabel         = "istio.io/dataplane-mode"
 	modeAmbient       = "ambient"
 	modeNone          = "none"
-	sidecarAnnotation = "sidecar.istio.io/status"
 	bypassAnnotation  = "ambient.istio.io/bypass-inbound-capture"
 	dnsAnnotation     = "ambient.istio.io/dns-capture"
 	virtualAnnotation = "istio.io/reroute-virtual-interfaces"
 )
+
+// openLabel of a namespace, with the value openValue, says that its pods go on
+// outside of the mesh when they cannot be taken in. Without it they are fenced.
+const (
+	openLabel = "ambit.dev/on-enrolment-failure"
+	openValue = "open"
+)
+
+// sidecars are annotations that injectors of other meshes leave on pods with a
+// proxy of their own.
+func sidecars() []string {
+	return []string{"sidecar.istio.io/status", "linkerd.io/proxy-version", "kuma.io/sidecar-injected", "consul.hashicorp.com/connect-inject-status"}
+}
 
 // decide says whether p belongs to the mesh, and why.
 func decide(p Pod, excluded []string) (enrol bool, reason string) {
@@ -30,8 +42,8 @@ func decide(p Pod, excluded []string) (enrol bool, reason string) {
 		return false, "it has ended"
 	case slices.Contains(excluded, p.Namespace):
 		return false, "namespace " + p.Namespace + " is excluded"
-	case hasKey(p.Annotations, sidecarAnnotation):
-		return false, "it has a sidecar"
+	case slices.ContainsFunc(sidecars(), func(key string) bool { return hasKey(p.Annotations, key) }):
+		return false, "it has the sidecar of a mesh"
 	case mode == modeAmbient:
 		return true, "pod label " + modeLabel + "=" + modeAmbient
 	case mode == modeNone:

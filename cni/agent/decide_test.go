@@ -28,7 +28,7 @@ func TestDecide(t *testing.T) {
 		{"another pod label does not beat the namespace", Pod{Labels: labels{modeLabel: "x"}, NamespaceLabels: ambient}, true, "namespace label"},
 		{"another pod label alone", Pod{Labels: labels{modeLabel: "x"}}, false, "something else"},
 		{"host network never", Pod{Labels: ambient, HostNetwork: true}, false, "network of its node"},
-		{"sidecar never", Pod{Labels: ambient, Annotations: labels{sidecarAnnotation: ""}}, false, "sidecar"},
+		{"sidecar never", Pod{Labels: ambient, Annotations: labels{"sidecar.istio.io/status": ""}}, false, "sidecar"},
 		{"excluded namespace never", Pod{Labels: ambient, Namespace: "kube-system"}, false, "excluded"},
 		{"ended pod never", Pod{Labels: ambient, Terminal: true}, false, "ended"},
 	} {

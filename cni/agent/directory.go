@@ -88,7 +88,43 @@ func (d *Directory) Lookup(ctx context.Context, namespace, name string) (Pod, bo
 	if ns == nil {
 		ns = &corev1.Namespace{} // one without a manifest has no labels
 	}
-	return fromKubernetes(pod, namespace, ns.Labels), true, nil
+	return FromKubernetes(pod, namespace, ns.Labels), true, nil
+}
+
+// List reads what has changed in the directory, and returns all pods in it.
+func (d *Directory) List(ctx context.Context) ([]Pod, error) {
+	set, err := d.reader.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	namespaces := map[string]map[string]string{}
+	type found struct {
+		pod       *corev1.Pod
+		namespace string
+	}
+	var pods []found
+	for _, f := range set.Files {
+		for _, doc := range f.Documents {
+			switch {
+			case isKind(doc, "Pod"):
+				pod := &corev1.Pod{}
+				err = doc.Decode(pod)
+				pods = append(pods, found{pod, doc.Key().Namespace})
+			case isKind(doc, "Namespace"):
+				ns := &corev1.Namespace{}
+				err = doc.Decode(ns)
+				namespaces[doc.Name] = ns.Labels
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	all := make([]Pod, 0, len(pods))
+	for _, p := range pods {
+		all = append(all, FromKubernetes(p.pod, p.namespace, namespaces[p.namespace]))
+	}
+	return all, nil
 }
 
 // neverRead names a file that is refused and has no last good state. What is not
@@ -103,8 +139,9 @@ func neverRead(set yamldir.Set) error {
 	return nil
 }
 
-// fromKubernetes takes what we need from a Pod object.
-func fromKubernetes(p *corev1.Pod, namespace string, namespaceLabels map[string]string) Pod {
+// FromKubernetes takes what we need from a Pod object, which is of namespace
+// whatever it says itself. Its addresses are left out.
+func FromKubernetes(p *corev1.Pod, namespace string, namespaceLabels map[string]string) Pod {
 	account := p.Spec.ServiceAccountName
 	if account == "" {
 		account = "default"

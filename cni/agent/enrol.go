@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"reflect"
@@ -86,7 +87,7 @@ func (a *Agent) waitPod(ctx context.Context, req event.Add) (Pod, error) {
 // attach opens the namespace of a pod, checks that it is the pod's, and returns
 // its attachment, which the caller holds.
 func (a *Agent) attach(ctx context.Context, req event.Add, p Pod) (*attachment, error) {
-	ns, err := netns.Open(req.Netns)
+	ns, err := a.open(req.Netns)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
@@ -104,6 +105,15 @@ func (a *Agent) attach(ctx context.Context, req event.Add, p Pod) (*attachment, 
 		ns.Close()
 	}
 	return at, err
+}
+
+// open opens the namespace at a path of the node.
+func (a *Agent) open(path string) (*netns.NS, error) {
+	here, err := a.cfg.HostRoot.Resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	return netns.Open(here)
 }
 
 // keyOf names the attachment. Other plugins than ours do not say what the
@@ -191,23 +201,62 @@ func (a *Agent) rivalLocked(rec record) *attachment {
 func (a *Agent) settle(ctx context.Context, at *attachment, p Pod, starting bool) error {
 	wanted, reason := decide(p, a.cfg.ExcludeNamespaces)
 	a.mu.Lock()
-	at.wanted, at.reason = wanted, reason
-	captured := at.rec.Captured
+	at.wanted, at.reason, at.open = wanted, reason, p.NamespaceLabels[openLabel] == openValue
 	a.mu.Unlock()
 	if !wanted {
-		if captured {
-			return a.release(ctx, at, reason)
-		}
-		return nil
-	}
-	if err := a.capture(at, p, reason); err != nil {
-		a.setReason(at, err.Error())
+		err := a.letGo(ctx, at, reason)
+		a.settled(at, nil)
+		a.markAs(at, p, Unmarked)
 		return err
 	}
-	if a.isAcked(at) || !starting && !a.ztunnel.Connected() {
-		return nil
+	err := a.takeIn(ctx, at, p, reason, starting)
+	if err != nil {
+		a.setReason(at, err.Error())
 	}
-	return a.offer(ctx, at)
+	a.settled(at, err)
+	switch {
+	case err == nil:
+		a.markAs(at, p, Marked)
+	case at.rec.serving() && p.Annotations[MarkAnnotation] != string(Marked):
+		// One that is marked already stays so: without the mark its peers would send
+		// plaintext.
+		a.markAs(at, p, Waiting)
+	}
+	return err
+}
+
+// takeIn has the pod captured and served. One that runs is offered to ztunnel
+// before its traffic is captured, so that no connection finds nobody; in one that
+// starts nothing calls yet, and rules come first. The caller holds at.
+func (a *Agent) takeIn(ctx context.Context, at *attachment, p Pod, reason string, starting bool) error {
+	if !starting && !at.rec.serving() {
+		if err := a.offerNow(ctx, at); err != nil {
+			return err
+		}
+	}
+	if err := a.capture(at, p, reason); err != nil {
+		return err
+	}
+	offer := a.offerNow
+	if starting {
+		offer = a.offerOnce
+	}
+	if err := offer(ctx, at); err != nil {
+		return err
+	}
+	return a.inspect(ctx, at)
+}
+
+// errNoZtunnel says that nobody can serve pods now.
+var errNoZtunnel = errors.New("no ztunnel is connected on this node")
+
+// offerNow is offerOnce, and does not wait for a ztunnel to connect. The caller
+// holds at.
+func (a *Agent) offerNow(ctx context.Context, at *attachment) error {
+	if !a.isAcked(at) && !a.ztunnel.Connected() {
+		return errNoZtunnel
+	}
+	return a.offerOnce(ctx, at)
 }
 
 // capture writes the rules that p asks for, and has the pod in snapshots from
@@ -222,21 +271,42 @@ func (a *Agent) capture(at *attachment, p Pod, reason string) error {
 	if cfg.IPv6, err = redirect.HasIPv6(at.ns); err != nil {
 		return fmt.Errorf("rules of pod %s: %w", at, err)
 	}
-	fresh := !at.rec.Captured
+	fresh := !at.rec.serving()
 	if fresh {
 		if err := redirect.Prepare(at.ns); err != nil {
 			a.log.Warn("not all settings could be made in a pod", zap.Stringer("pod", at), zap.Error(err))
 		}
 	}
-	if err := a.apply(at, cfg); err != nil {
+	if err := a.applyBest(at, &cfg); err != nil {
 		return fmt.Errorf("rules of pod %s: %w", at, err)
 	}
 	a.mu.Lock()
-	at.rec.Captured, at.rec.Redirect = true, cfg
+	at.rec.Captured, at.rec.Redirect, at.released = true, cfg, time.Time{}
 	a.mu.Unlock()
 	if fresh {
 		a.log.Info("pod captured", zap.Stringer("pod", at), zap.String("uid", at.rec.UID), zap.Stringer("netns", at.ns), zap.String("why", reason))
 	}
+	return nil
+}
+
+// applyBest is apply with rules that see sockets, and without them on a kernel
+// that has none. It notes in cfg what was written.
+func (a *Agent) applyBest(at *attachment, cfg *redirect.Config) error {
+	a.mu.Lock()
+	cfg.RefuseClosed = !a.plain
+	a.mu.Unlock()
+	err := a.apply(at, *cfg)
+	if err == nil || !cfg.RefuseClosed || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	cfg.RefuseClosed = false
+	if again := a.apply(at, *cfg); again != nil {
+		return again
+	}
+	a.mu.Lock()
+	a.plain = true
+	a.mu.Unlock()
+	a.log.Warn("this kernel has no rules that see sockets (nft_socket): TCP probes of pods in the mesh succeed though their application is not up", zap.Error(err))
 	return nil
 }
 
@@ -257,48 +327,20 @@ func (a *Agent) apply(at *attachment, cfg redirect.Config) error {
 	return err
 }
 
-// offer hands the pod to ztunnel and waits until it listens. The caller holds at.
-func (a *Agent) offer(ctx context.Context, at *attachment) error {
-	err := a.ztunnel.Add(ctx, at.rec.pod(at.ns))
-	if err != nil {
-		err = fmt.Errorf("hand pod %s to ztunnel: %w", at, err)
-		a.setReason(at, err.Error())
-		return err
+// offerOnce hands the pod to ztunnel, unless it has taken it, and waits until it
+// listens. The caller holds at.
+func (a *Agent) offerOnce(ctx context.Context, at *attachment) error {
+	if a.isAcked(at) {
+		return nil
+	}
+	if err := a.ztunnel.Add(ctx, at.rec.pod(at.ns)); err != nil {
+		return fmt.Errorf("hand pod %s to ztunnel: %w", at, err)
 	}
 	a.mu.Lock()
 	at.acked = true
 	a.mu.Unlock()
-	a.log.Info("pod enrolled", zap.Stringer("pod", at), zap.String("uid", at.rec.UID))
+	a.log.Info("pod handed to ztunnel", zap.Stringer("pod", at), zap.String("uid", at.rec.UID))
 	return nil
-}
-
-// release takes the pod out of the mesh: its rules, then ztunnel's part. The
-// caller holds at.
-func (a *Agent) release(ctx context.Context, at *attachment, reason string) error {
-	if err := redirect.Remove(at.ns); err != nil {
-		a.setReason(at, err.Error())
-		return fmt.Errorf("take the rules of pod %s away: %w", at, err)
-	}
-	a.retract(ctx, at, reason)
-	return nil
-}
-
-// retract notes that a captured pod is so no more, and tells ztunnel. The caller
-// holds at.
-func (a *Agent) retract(ctx context.Context, at *attachment, reason string) {
-	if !at.rec.Captured {
-		return
-	}
-	a.mu.Lock()
-	at.rec.Captured, at.acked = false, false
-	at.rec.Redirect = redirect.Config{}
-	a.mu.Unlock()
-	a.log.Info("pod released", zap.Stringer("pod", at), zap.String("uid", at.rec.UID), zap.String("why", reason))
-	if err := a.ztunnel.Del(ctx, at.rec.UID); err != nil {
-		// The message is on its way; a ztunnel that is lost learns it from its next
-		// snapshot.
-		a.log.Warn("ztunnel did not confirm that a pod is gone", zap.Stringer("pod", at), zap.Error(err))
-	}
 }
 
 // forget releases the pod as far as that can be done, and lets go of it. The
@@ -307,7 +349,7 @@ func (a *Agent) forget(ctx context.Context, at *attachment, reason string) {
 	if at.gone {
 		return
 	}
-	if err := redirect.Remove(at.ns); err != nil {
+	if err := errors.Join(redirect.Remove(at.ns), a.lower(at)); err != nil {
 		a.log.Warn("the rules of a pod that goes cannot be taken away", zap.Stringer("pod", at), zap.Error(err))
 	}
 	a.retract(ctx, at, reason)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,6 +48,7 @@ type node struct {
 func newNode(t *testing.T, cfg Config) *node {
 	t.Helper()
 	netnstest.Require(t)
+	cfg.ReleaseLinger = cmp.Or(cfg.ReleaseLinger, time.Millisecond)
 	n := &node{t: t, dir: t.TempDir(), run: filepath.Join(t.TempDir(), "r"), cfg: cfg}
 	n.namespace("shop", "ambient")
 	n.start()
@@ -127,6 +129,7 @@ func newSandbox(t *testing.T, addr string) sandbox {
 	ns := netnstest.New(t)
 	p := netip.MustParsePrefix(addr)
 	netnstest.Veth(t, netnstest.End{NS: ns, Name: "eth0", Prefixes: []netip.Prefix{p}}, netnstest.End{NS: netnstest.New(t), Name: "veth0"})
+	netnstest.Route(t, ns, netip.MustParsePrefix("0.0.0.0/0"), p.Masked().Addr().Next())
 	return sandbox{ns, netnstest.Mount(t, ns), p}
 }
 
@@ -231,12 +234,15 @@ func eventually(t *testing.T, why string, cond func() bool) {
 
 // ztunnel is a real client of the agent that holds pods as a ztunnel does.
 type ztunnel struct {
+	life context.Context // of its listeners
+	stop func()
+
 	mu     sync.Mutex
 	pods   map[string]netns.ID
 	infos  map[string]zds.Info
+	close  map[string]func() // listeners of a pod
 	refuse error
 	dels   []string
-	stop   func()
 }
 
 // newZtunnel connects to the agent until stop or the end of the test, and waits
@@ -250,13 +256,22 @@ func (n *node) newZtunnel() *ztunnel {
 
 // connect is newZtunnel without the wait.
 func (n *node) connect() *ztunnel {
-	z := &ztunnel{pods: map[string]netns.ID{}, infos: map[string]zds.Info{}}
+	z := &ztunnel{pods: map[string]netns.ID{}, infos: map[string]zds.Info{}, close: map[string]func(){}}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
+	z.life = ctx
 	var g lifecycle.Group
 	g.Go(ctx, "ztunnel", func(ctx context.Context) {
 		zds.NewClient(zds.ClientConfig{Path: n.zdsSocket()}, zds.ClientTrace{}).Run(ctx, z)
 	})
-	z.stop = func() { cancel(); g.Wait() }
+	z.stop = func() {
+		cancel()
+		g.Wait()
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		for _, stop := range z.close {
+			stop()
+		}
+	}
 	n.t.Cleanup(z.stop)
 	return z
 }
@@ -268,8 +283,25 @@ func (z *ztunnel) Add(_ context.Context, uid string, info zds.Info, ns *netns.NS
 	if z.refuse != nil {
 		return z.refuse
 	}
-	z.pods[uid], z.infos[uid] = ns.ID(), info
+	if z.pods[uid] == ns.ID() {
+		return nil
+	}
+	z.dropLocked(uid)
+	stop, err := netnstest.Doors(z.life, ns, portOutbound, portInbound, portTunnel, portDNS)
+	if err != nil {
+		return err
+	}
+	z.pods[uid], z.infos[uid], z.close[uid] = ns.ID(), info, stop
 	return nil
+}
+
+// dropLocked ends the listeners of a pod. The caller holds z.mu.
+func (z *ztunnel) dropLocked(uid string) {
+	if stop := z.close[uid]; stop != nil {
+		stop()
+	}
+	delete(z.close, uid)
+	delete(z.pods, uid)
 }
 
 func (z *ztunnel) Keep(context.Context, string) error { return errors.New("no keep expected") }
@@ -277,7 +309,7 @@ func (z *ztunnel) Keep(context.Context, string) error { return errors.New("no ke
 func (z *ztunnel) Del(_ context.Context, uid string) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	delete(z.pods, uid)
+	z.dropLocked(uid)
 	z.dels = append(z.dels, uid)
 	return nil
 }
@@ -287,7 +319,7 @@ func (z *ztunnel) Snapshot(_ context.Context, present map[string]bool) error {
 	defer z.mu.Unlock()
 	for uid := range z.pods {
 		if !present[uid] {
-			delete(z.pods, uid)
+			z.dropLocked(uid)
 		}
 	}
 	return nil

@@ -28,7 +28,8 @@ func (a *Agent) restore() error {
 			continue
 		}
 		at := newAttachment(ns, rec)
-		at.wanted, at.reason = rec.Captured, "remembered from before the agent's restart"
+		at.wanted, at.reason = rec.serving(), "remembered from before the agent's restart"
+		at.fence.inside = rec.FencedInside
 		at.unlock()
 		a.mu.Lock()
 		a.attachments[rec.Key] = at
@@ -44,7 +45,7 @@ func (a *Agent) restore() error {
 // isGone does not hold say nothing about the pod, which goes on: to forget it
 // would cut it off.
 func (a *Agent) reopen(rec record) (*netns.NS, error) {
-	ns, err := netns.Open(rec.Netns)
+	ns, err := a.open(rec.Netns)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +107,7 @@ func (a *Agent) setAcked(pod zds.Pod, acked bool, reason string) {
 		}
 		at.acked = acked && at.rec.Captured
 		if !acked {
-			at.reason = reason
+			at.healthy, at.reason = false, reason
 		}
 	}
 }

@@ -33,7 +33,17 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 		}
 		return 0
 	})))
-	for _, state := range []event.State{event.Enrolled, event.Pending, event.Outside, event.Failed} {
+	for _, g := range []struct {
+		name, help string
+		value      func() int
+	}{
+		{"ambit_pods_expected", "Pods of this node that belong to the mesh.", a.countExpected},
+		{"ambit_pods_enrolled", "Pods of this node that are in the mesh: rules read back, listeners there, a connection through them taken.", func() int { return a.count(event.Enrolled) }},
+		{"ambit_pods_fenced", "Pods of this node that belong to the mesh, cannot be taken in, and are cut off.", a.countFenced},
+	} {
+		errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: g.name, Help: g.help}, func() float64 { return float64(g.value()) })))
+	}
+	for _, state := range []event.State{event.Enrolled, event.Pending, event.Releasing, event.Outside, event.Failed, event.Fenced} {
 		errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ambit_cni_pods", Help: "Pods that the agent knows, by state.", ConstLabels: prometheus.Labels{"state": string(state)},
 		}, func() float64 { return float64(a.count(state)) })))
@@ -47,6 +57,32 @@ func (a *Agent) count(state event.State) (n int) {
 	defer a.mu.Unlock()
 	for _, at := range a.attachments {
 		if at.stateLocked() == state {
+			n++
+		}
+	}
+	return n
+}
+
+// countExpected returns how many pods belong to the mesh.
+func (a *Agent) countExpected() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wanted := len(a.strays)
+	for _, at := range a.attachments {
+		if at.wanted {
+			wanted++
+		}
+	}
+	return wanted
+}
+
+// countFenced returns how many pods are fenced.
+func (a *Agent) countFenced() int {
+	n := a.count(event.Fenced)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.strays {
+		if s.fence.up() {
 			n++
 		}
 	}

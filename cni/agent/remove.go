@@ -7,7 +7,6 @@ import (
 
 	"github.com/ambit-mesh/ambit/cni/event"
 	"github.com/ambit-mesh/ambit/cni/redirect"
-	"github.com/ambit-mesh/ambit/internal/netns"
 	"go.uber.org/zap"
 )
 
@@ -41,7 +40,7 @@ func (a *Agent) cleanStranger(req event.Del) {
 	if req.Netns == "" {
 		return
 	}
-	ns, err := netns.Open(req.Netns)
+	ns, err := a.open(req.Netns)
 	if err != nil {
 		return // it is gone, and its rules with it
 	}
@@ -93,16 +92,16 @@ func (a *Agent) Check(ctx context.Context, req event.Add) error {
 		return fmt.Errorf("another request about pod %s is under way: %w", at, err)
 	}
 	defer at.unlock()
-	if err := sameNamespace(at.rec, req.Netns); err != nil {
+	if err := a.sameNamespace(at.rec, req.Netns); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	rec, state, reason := at.rec, at.stateLocked(), at.reason
 	a.mu.Unlock()
 	switch state {
-	case event.Failed, event.Pending:
+	case event.Failed, event.Pending, event.Fenced:
 		return fmt.Errorf("pod %s belongs to the mesh and is %s: %s", at, state, reason)
-	case event.Outside:
+	case event.Outside, event.Releasing:
 		return nil
 	}
 	if err := redirect.Verify(at.ns, rec.Redirect); err != nil {

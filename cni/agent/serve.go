@@ -81,7 +81,7 @@ func (a *Agent) Handler() http.Handler {
 		return nil
 	}))
 	mux.HandleFunc("GET "+event.PathStatus, func(w http.ResponseWriter, _ *http.Request) {
-		if err := a.Ready(); err != nil {
+		if err := a.answers(); err != nil {
 			http.Error(w, err.Error(), statusNotNow)
 		}
 	})

@@ -1,6 +1,9 @@
 package agent
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Pod is what a source says of a pod.
 type Pod struct {
@@ -10,7 +13,8 @@ type Pod struct {
 	ServiceAccount string
 	Node           string // empty when it is not known yet
 	HostNetwork    bool
-	Terminal       bool // it has succeeded or failed, and does not run again
+	Terminal       bool         // it has succeeded or failed, and does not run again
+	IPs            []netip.Addr // empty when they are not known yet, or the source knows none
 
 	Labels          map[string]string
 	Annotations     map[string]string
@@ -22,6 +26,10 @@ type PodSource interface {
 	// Lookup finds a pod by name as the source knows it now. An error means that
 	// the source cannot say.
 	Lookup(ctx context.Context, namespace, name string) (p Pod, found bool, err error)
+
+	// List returns all pods that may be of this node. An error means that the source
+	// cannot say.
+	List(ctx context.Context) ([]Pod, error)
 
 	// Watch calls fn when the source has become readable, and after each change,
 	// until ctx ends. Calls do not overlap.

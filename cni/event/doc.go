@@ -19,7 +19,7 @@ import "net"
 const Socket = "pluginevent.sock"
 
 // RunDir is where the agent's sockets are when nobody says otherwise.
-const RunDir = "/var/run/istio-cni"
+const RunDir = "/var/run/ambit-cni"
 
 // Paths of the requests.
 const (

@@ -21,8 +21,10 @@ type State string
 
 // The states of a pod.
 const (
-	Enrolled State = "enrolled" // captured, and ztunnel has it
-	Pending  State = "pending"  // captured, and ztunnel does not have it: no traffic
-	Outside  State = "outside"  // not captured, and should not be
-	Failed   State = "failed"   // not captured, and should be
+	Enrolled  State = "enrolled"  // captured, and ztunnel serves it: seen, not only asked for
+	Pending   State = "pending"   // captured, and ztunnel does not serve it: no traffic
+	Releasing State = "releasing" // let go: connections that ztunnel carries may end
+	Outside   State = "outside"   // not captured, and should not be
+	Failed    State = "failed"    // not captured, and should be
+	Fenced    State = "fenced"    // not captured, and should be: nothing of it passes
 )

@@ -133,11 +133,19 @@ func loadFile(name string) (*libcni.NetworkConfigList, error) {
 	if filepath.Ext(name) == listExtension {
 		return libcni.ConfListFromFile(name)
 	}
-	one, err := libcni.ConfFromFile(name)
+	raw, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(one)
+	var one struct{ Name, CNIVersion string }
+	if err := json.Unmarshal(raw, &one); err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(map[string]any{"name": one.Name, "cniVersion": one.CNIVersion, "plugins": []json.RawMessage{raw}})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.ConfListFromBytes(list)
 }
 
 // calls are the types of plugins that a runtime would call.

@@ -21,7 +21,7 @@ type Config struct {
 	types.PluginConf
 
 	// AgentRunDir is where the agent's socket is. Empty means
-	// /var/run/istio-cni.
+	// /var/run/ambit-cni.
 	AgentRunDir string `json:"cni_agent_run_dir"`
 	// ExcludeNamespaces are those whose pods are never asked about.
 	ExcludeNamespaces []string `json:"exclude_namespaces"`

@@ -77,8 +77,9 @@ var arrows = map[string][]string{
 	"waypoint/entry":    {"waypoint/message", "waypoint/http1", "waypoint/http2", "internal/hbone", "internal/identity"},
 	"waypoint/match":    {"waypoint/message"},
 	"waypoint/filter":   {"waypoint/message", "waypoint/match", "internal/policy", "internal/identity"},
-	"waypoint/config":   {"waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
-	"waypoint/upstream": {"waypoint/message", "waypoint/http1", "waypoint/http2", "waypoint/config", "internal/workload", "internal/identity", "internal/hbone"},
+	"waypoint/config":   {"waypoint/message", "waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
+	"waypoint/report":   {"internal/telemetry", "internal/identity"},
+	"waypoint/upstream": {"internal/policy", "waypoint/message", "waypoint/http1", "waypoint/http2", "waypoint/config", "internal/workload", "internal/identity", "internal/hbone"},
 
 	"istiod-lite":           {"istiod-lite/...", "internal/identity", "internal/telemetry"},
 	"istiod-lite/kube":      {"istiod-lite/model"},
@@ -96,6 +97,7 @@ var arrows = map[string][]string{
 	"cni/agent":    {"cni/event", "cni/redirect", "internal/zds", "internal/netns", "internal/yamldir"},
 	"cni/redirect": {"internal/netns"},
 	"cni/install":  nil,
+	"cni/kube":     {"cni/agent"},
 
 	// Level 4: flags become a Config, and the assembly runs.
 	"ztunnel/cmd/...":         {"ztunnel", "internal/telemetry"},
@@ -131,7 +133,7 @@ var outside = []struct {
 	},
 	{
 		what: "k8s.io/client-go/...",
-		only: []string{"istiod-lite/...", "cni/agent", "ambit/...", "internal/lab/...", "e2e/...", "perf/..."},
+		only: []string{"istiod-lite/...", "cni/kube", "ambit/...", "internal/lab/...", "e2e/...", "perf/..."},
 		why:  "the data plane gets its picture over xDS and must not weigh what a Kubernetes client weighs",
 	},
 	{

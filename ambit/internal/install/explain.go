@@ -29,10 +29,12 @@ func ExplainPod(pod *corev1.Pod, warning string) string {
 	if warning != "" {
 		return explainWarning(warning)
 	}
-	if len(pod.Status.ContainerStatuses) == 0 {
-		return "has not begun to start"
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.State.Running != nil {
+			return "runs, and is not ready yet"
+		}
 	}
-	return "runs, and is not ready yet"
+	return "is being created"
 }
 
 // explainContainer says what a container waits for, or how it ended.
@@ -40,7 +42,7 @@ func explainContainer(s corev1.ContainerStatus) string {
 	if w := s.State.Waiting; w != nil {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
-			return fmt.Sprintf("has no image %s (%s): is it in that registry, or loaded on the node? --set image.repository=... and image.tag=... name another", s.Image, w.Reason)
+			return fmt.Sprintf("has no image %s: is it in that registry, or loaded on the node? --set image.repository=... and image.tag=... name another", s.Image)
 		case "CrashLoopBackOff":
 			return fmt.Sprintf("crashed %d times%s", s.RestartCount, ended(s.LastTerminationState.Terminated))
 		case "ContainerCreating", "PodInitializing":

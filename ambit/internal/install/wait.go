@@ -241,3 +241,8 @@ func (i *Installer) lastWords(ctx context.Context, pod *corev1.Pod) string {
 func (i *Installer) WaitFor(ctx context.Context, object *unstructured.Unstructured) error {
 	return i.Wait(ctx, []Part{{object.GetKind(), object.GetName()}})
 }
+
+// Has tells whether a pod with these labels is one of r's.
+func (r Rollout) Has(of map[string]string) bool {
+	return r.selector != nil && r.selector.Matches(labels.Set(of))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/perf/load"
@@ -52,6 +53,26 @@ func (w way) port() uint16 {
 	return load.WebPort
 }
 
+// addPod adds a pod with the programs of the package load to the namespace of the
+// ways.
+func (s *site) addPod(ctx context.Context, name string, node int) error {
+	_, err := s.lab.StartPod(ctx, lab.PodSpec{Namespace: across.from[0], Name: name, App: name, ServiceAccount: across.to[1], Node: node})
+	return err
+}
+
+// removePods removes the pods whose names have a beginning.
+func (s *site) removePods(ctx context.Context, prefix string) error {
+	for _, p := range slices.Clone(s.lab.Pods()) {
+		if !strings.HasPrefix(p.Name, prefix) {
+			continue
+		}
+		if err := s.lab.StopPod(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // chainRate measures latency at a fixed rate through ten services in a row.
 func chainRate(plan report.Plan) scene {
 	return scene{
@@ -59,26 +80,14 @@ func chainRate(plan report.Plan) scene {
 		title:    fmt.Sprintf("Latency at %d requests/s through %s, every other one on the other node", chainRatePerSecond, chained.title),
 		variants: acrossVariants, in: standard,
 		prepare: func(ctx context.Context, s *site) error {
-			for i := range chainLength {
-				spec := lab.PodSpec{
-					Namespace: chained.to[0], Name: chainName(i + 1), App: chainName(i + 1), ServiceAccount: "cart", Node: 2 - i%2,
-				}
-				if _, err := s.lab.StartPod(ctx, spec); err != nil {
+			for i := 1; i <= chainLength; i++ {
+				if err := s.addPod(ctx, chainName(i), 1+i%2); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
-		undo: func(ctx context.Context, s *site) error {
-			for _, p := range slices.Clone(s.lab.Pods()) {
-				if p.Namespace == chained.to[0] && p.App == p.Name && len(p.Name) > 6 && p.Name[:6] == "chain-" {
-					if err := s.lab.StopPod(ctx, p); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
-		},
+		undo: func(ctx context.Context, s *site) error { return s.removePods(ctx, "chain-") },
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			return takeRate(ctx, s, chained, rep, chainRatePerSecond, plan)
 		},

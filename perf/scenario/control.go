@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -31,12 +32,13 @@ const (
 	adminPort = 15000
 )
 
-// cut is a policy that ends connections to the far end of across.
+// cut is a policy that ends connections to the far end of across. It is one of a whole
+// namespace: one with a selector arrives before the workload that names it, and the
+// peer at hand then ends no connection that lives.
 const cut = `apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: perf-cut, namespace: shop}
 spec:
-  selector: {matchLabels: {app: cart}}
   action: DENY
   rules: [{from: [{source: {namespaces: [shop]}}]}]
 `
@@ -108,24 +110,45 @@ func waitWorld(ctx context.Context, node *lab.Node, n int) (asked int, err error
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	for {
-		page, err := lab.Get(ctx, node.NetNS, fmt.Sprintf("http://127.0.0.1:%d/config_dump", adminPort))
+		known, err := countWorkloads(ctx, node)
 		if err != nil {
 			return asked, err
 		}
 		asked++
-		var dump struct {
-			Workloads []json.RawMessage `json:"workloads"`
-		}
-		if err := json.Unmarshal(page, &dump); err != nil {
-			return asked, fmt.Errorf("config_dump of %s: %w", node.Name, err)
-		}
-		if len(dump.Workloads) >= n {
+		if known >= n {
 			return asked, nil
 		}
 		if lifecycle.Sleep(ctx, 200*time.Millisecond) != nil {
-			return asked, fmt.Errorf("%s knows %d of %d workloads after %v", node.Name, len(dump.Workloads), n, syncTimeout)
+			return asked, fmt.Errorf("%s knows %d of %d workloads after %v", node.Name, known, n, syncTimeout)
 		}
 	}
+}
+
+// countWorkloads asks the ztunnel of a node how many workloads it knows.
+func countWorkloads(ctx context.Context, node *lab.Node) (int, error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		doErr := node.NetNS.Do(func() error {
+			c, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return nil
+		})
+		return c, errors.Join(doErr, err)
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/config_dump", adminPort), nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	var dump struct {
+		Workloads []json.RawMessage `json:"workloads"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&dump); err != nil {
+		return 0, fmt.Errorf("config_dump of %s: %w", node.Name, err)
+	}
+	return len(dump.Workloads), nil
 }
 
 // change writes a policy that ends a connection, and returns how long that took.
@@ -152,6 +175,7 @@ func change(ctx context.Context, s *site) (took time.Duration, err error) {
 	if _, err := c.Read(buf); err != nil {
 		return 0, err
 	}
+	defer func() { err = errors.Join(err, s.lab.Manifests().Delete("perf-cut")) }() // whatever happens
 	begun := time.Now()
 	if err := s.lab.Manifests().Apply("perf-cut", cut); err != nil {
 		return 0, err

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/perf/report"
 )
@@ -62,6 +63,25 @@ func program(ctx context.Context, cfg Config, variant string) (*report.Program, 
 		return nil, fmt.Errorf("ask %s for its version: %w: %s", variant, err, strings.TrimSpace(string(out)))
 	}
 	return &report.Program{Variant: variant, Version: strings.Join(strings.Fields(string(out)), " ")}, nil
+}
+
+// openFiles is how many files a proxy may have open: as many as nodes of clusters
+// allow, so that a case of 10,000 connections is not one of this limit.
+const openFiles = 1 << 18
+
+// raiseOpenFiles lets the programs of the labs, which inherit it, open as many
+// files as proxies of clusters may, or as many as we may ourselves.
+func raiseOpenFiles() error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return err
+	}
+	more := syscall.Rlimit{Cur: openFiles, Max: max(openFiles, l.Max)}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &more) == nil {
+		return nil
+	}
+	l.Cur = l.Max
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
 }
 
 // missing names what this run does without from its beginning; yardsticks are added

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,18 +37,28 @@ func memory(idle int, plan report.Plan, in depth) scene {
 	return scene{
 		name: fmt.Sprintf("memory/%d", idle), title: fmt.Sprintf("Memory of both proxies between two nodes, and with %d idle connections", idle),
 		variants: meshVariants, repetitions: fewer(plan), in: in,
+		prepare: func(ctx context.Context, s *site) error {
+			for i := range idle / perPair {
+				if err := errors.Join(s.addPod(ctx, holder(i), 1), s.addPod(ctx, held(i), 2)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		undo: func(ctx context.Context, s *site) error { return s.removePods(ctx, "idle-") },
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			was, err := s.fresh(ctx)
 			if err != nil {
 				return nil, err
 			}
-			client := s.client(across.from)
-			defer client.Close()
-			run, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: idle})
-			if err != nil {
-				return nil, err
+			for i := range idle / perPair {
+				w := way{from: [2]string{across.from[0], holder(i)}, to: [2]string{across.from[0], held(i)}}
+				stop, err := s.hold(ctx, w, perPair)
+				if err != nil {
+					return nil, err
+				}
+				defer stop()
 			}
-			defer run.Stop()
 			if err := lifecycle.Sleep(ctx, settled); err != nil {
 				return nil, err
 			}
@@ -63,6 +74,27 @@ func memory(idle int, plan report.Plan, in depth) scene {
 	}
 }
 
+// perPair is how many idle connections are between two pods: a pod may use a part
+// of the files that a proxy may have open, and where that is 20,000 it is 2,500.
+const perPair = 1000
+
+func holder(i int) string { return fmt.Sprintf("idle-from-%d", i) }
+func held(i int) string   { return fmt.Sprintf("idle-to-%d", i) }
+
+// hold opens connections on a way that are idle until stop is called.
+func (s *site) hold(ctx context.Context, w way, n int) (stop func(), err error) {
+	if err := s.settle(ctx, w); err != nil {
+		return nil, err
+	}
+	client := s.client(w.from)
+	run, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(w, load.WebPort), Connections: n})
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return func() { run.Stop(); client.Close() }, nil
+}
+
 // fresh gives the site new proxies and returns what they hold.
 func (s *site) fresh(ctx context.Context) (float64, error) {
 	if err := s.restart(ctx); err != nil {
@@ -75,7 +107,7 @@ func (s *site) fresh(ctx context.Context) (float64, error) {
 }
 
 // heavyConnections is how many connections the load has that is gone later.
-const heavyConnections = 5000
+const heavyConnections = 2000
 
 // afterLoad measures what proxies still hold some time after load has gone. The
 // sites are loaded one after another and then left alone together.
@@ -107,11 +139,11 @@ func afterLoad(plan report.Plan) scene {
 func (s *site) heavy(ctx context.Context, plan report.Plan) error {
 	client := s.client(across.from)
 	defer client.Close()
-	hold, err := client.Start(ctx, load.Order{Kind: load.Hold, Address: s.address(across, load.WebPort), Connections: heavyConnections})
+	stop, err := s.hold(ctx, across, heavyConnections)
 	if err != nil {
 		return err
 	}
-	defer hold.Stop()
+	defer stop()
 	bulk, err := client.Start(ctx, load.Order{Kind: load.Bulk, Address: s.address(across, load.BulkPort), Connections: 64, Direction: load.Both})
 	if err != nil {
 		return err

@@ -36,6 +36,9 @@ func Run(ctx context.Context, cfg Config) (_ *report.Report, err error) {
 	if r.Machine, err = machine(); err != nil {
 		return nil, err
 	}
+	if err := raiseOpenFiles(); err != nil {
+		return nil, err
+	}
 	sites := map[string]*site{}
 	defer func() {
 		// Guests of another's lab first.

@@ -63,6 +63,9 @@ func (h HostRoot) Resolve(path string) (string, error) {
 	for links := 0; len(rest) > 0; {
 		next := filepath.Join(done, rest[0])
 		rest = rest[1:]
+		if next == "/" { // our way there may be a link: /proc/1/root
+			continue
+		}
 		if strings.HasPrefix(next, "/proc/") {
 			// Links of a process are no paths; the kernel follows them.
 			return filepath.Join(append([]string{string(h), next}, rest...)...), nil

@@ -36,17 +36,39 @@ type pool struct {
 	// mu guards the fields below, and makes allocations one by one.
 	mu    sync.Mutex
 	taken map[netip.Addr]owner
-	known bool // filled
+	of    map[model.Key]map[netip.Addr]string // the same by entry, with the host
+	known bool                                // filled
 }
 
 // newPool is empty.
-func newPool() *pool { return &pool{taken: map[netip.Addr]owner{}} }
+func newPool() *pool {
+	return &pool{taken: map[netip.Addr]owner{}, of: map[model.Key]map[netip.Addr]string{}}
+}
+
+// takeLocked notes whose an address is. The caller holds p.mu.
+func (p *pool) takeLocked(addr netip.Addr, o owner) {
+	p.taken[addr] = o
+	if p.of[o.entry] == nil {
+		p.of[o.entry] = map[netip.Addr]string{}
+	}
+	p.of[o.entry][addr] = o.host
+}
+
+// freeLocked notes that an entry does not have an address any more. The caller
+// holds p.mu.
+func (p *pool) freeLocked(addr netip.Addr, entry model.Key) {
+	delete(p.taken, addr)
+	delete(p.of[entry], addr)
+	if len(p.of[entry]) == 0 {
+		delete(p.of, entry)
+	}
+}
 
 // clear forgets everything: it is filled again before the next allocation.
 func (p *pool) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.taken, p.known = map[netip.Addr]owner{}, false
+	p.taken, p.of, p.known = map[netip.Addr]owner{}, map[model.Key]map[netip.Addr]string{}, false
 }
 
 // fillLocked notes what stands in the status of all entries. The caller holds
@@ -79,12 +101,12 @@ func (p *pool) keepLocked(key model.Key, e *networking.ServiceEntry) map[string]
 		if other, taken := p.taken[addr]; taken && other != mine {
 			continue // somebody else had it first
 		}
-		p.taken[addr] = mine
+		p.takeLocked(addr, mine)
 		kept[a.GetHost()] = append(kept[a.GetHost()], addr)
 	}
-	for addr, o := range p.taken {
-		if o.entry == key && !slices.Contains(kept[o.host], addr) {
-			delete(p.taken, addr)
+	for addr, host := range p.of[key] {
+		if !slices.Contains(kept[host], addr) {
+			p.freeLocked(addr, key)
 		}
 	}
 	return kept
@@ -104,7 +126,7 @@ func (p *pool) allocateLocked(r netip.Prefix, o owner) (netip.Addr, bool) {
 		bytes[len(bytes)-2], bytes[len(bytes)-1] = byte(n>>8), byte(n)
 		addr, _ := netip.AddrFromSlice(bytes)
 		if _, taken := p.taken[addr]; !taken {
-			p.taken[addr] = o
+			p.takeLocked(addr, o)
 			return addr, true
 		}
 	}
@@ -148,10 +170,8 @@ func (p *pool) assign(world World, key model.Key, e *networking.ServiceEntry) (c
 func (p *pool) release(key model.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for addr, o := range p.taken {
-		if o.entry == key {
-			delete(p.taken, addr)
-		}
+	for addr := range p.of[key] {
+		p.freeLocked(addr, key)
 	}
 }
 

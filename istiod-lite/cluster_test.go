@@ -93,14 +93,19 @@ func (x *installation) define(names ...string) {
 func (x *installation) replica(name string) *plane {
 	x.t.Helper()
 	p := newPlane(x.t, nil)
-	p.cfg = istiodlite.Config{
+	p.cfg = x.config(name)
+	return p.start()
+}
+
+// config is that of a replica.
+func (x *installation) config(name string) istiodlite.Config {
+	return istiodlite.Config{
 		Cluster: &istiodlite.Cluster{
 			Kubeconfig: x.Kubeconfig(x.t, x.token), Namespace: x.namespace, Identity: name,
 			Taint: "cni.istio.io/not-ready", Lease: 2 * time.Second,
 		},
 		Listen: "127.0.0.1:0", StatusAddr: "127.0.0.1:0", Version: "test", DNSNames: []string{"istiod.istio-system.svc"},
 	}
-	return p.start()
 }
 
 // ready waits until a replica says that it is.

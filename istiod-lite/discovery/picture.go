@@ -18,8 +18,11 @@ type index map[string]map[string]struct{}
 func newPicture() picture {
 	return picture{
 		byName: map[model.Type]map[string]*model.Resource{
-			model.TypeAddress:       {},
-			model.TypeAuthorization: {},
+			model.TypeAddress:               {},
+			model.TypeAuthorization:         {},
+			model.TypeWaypointAuthorization: {},
+			model.TypeWaypointEndpoint:      {},
+			model.TypeWaypointService:       {},
 		},
 		byAlias: index{}, byService: index{}, byNode: index{},
 	}

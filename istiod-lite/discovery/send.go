@@ -71,8 +71,8 @@ func (st *stream) gather(ctx context.Context, wait time.Duration) bool {
 
 // next takes the content of one response out of what the client has not seen, in
 // this order: endpoints that went, new and changed policies, endpoints that take no
-// connections any more, other addresses, policies that went. So no workload names a
-// policy that has not been sent. Without a subscription in the result there is
+// connections any more, other addresses, policies that went; then what only waypoints
+// read, likewise. So no workload names a policy that has not been sent. Without a subscription in the result there is
 // nothing to send; held reports that addresses wait for the client to ask for
 // policies.
 func (st *stream) next() (d delta, held bool, err error) {
@@ -84,7 +84,8 @@ func (st *stream) next() (d delta, held bool, err error) {
 	}
 	now := time.Now()
 	addresses, policies := st.types[model.AddressURL], st.types[model.AuthorizationURL]
-	if addresses != nil && policies == nil && addresses.waits() && now.Sub(addresses.asked) < s.cfg.PolicyGrace {
+	rules := st.types[model.WaypointAuthorizationURL] // those of a waypoint
+	if addresses != nil && policies == nil && rules == nil && addresses.waits() && now.Sub(addresses.asked) < s.cfg.PolicyGrace {
 		addresses, held = nil, true
 	}
 	for _, turn := range []struct {
@@ -96,6 +97,10 @@ func (st *stream) next() (d delta, held bool, err error) {
 		{addresses, choice{hasty: true, there: true}},
 		{addresses, everything()},
 		{policies, everything()},
+		{rules, choice{there: true, evenIfNothing: true}},
+		{st.types[model.WaypointEndpointURL], everything()},
+		{st.types[model.WaypointServiceURL], everything()},
+		{rules, everything()},
 		{st.unservedLocked(), everything()},
 	} {
 		// The first response is the picture of the moment: in it there is no hurry.

@@ -230,6 +230,12 @@ func typeOf(url string) model.Type {
 		return model.TypeAddress
 	case model.AuthorizationURL:
 		return model.TypeAuthorization
+	case model.WaypointAuthorizationURL:
+		return model.TypeWaypointAuthorization
+	case model.WaypointEndpointURL:
+		return model.TypeWaypointEndpoint
+	case model.WaypointServiceURL:
+		return model.TypeWaypointService
 	}
 	return 0
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
 )
 
@@ -29,6 +30,7 @@ const (
 	KindWorkloadEntry       Kind = "WorkloadEntry"
 	KindServiceEntry        Kind = "ServiceEntry"
 	KindGateway             Kind = "Gateway"
+	KindHTTPRoute           Kind = "HTTPRoute"
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.
@@ -63,9 +65,12 @@ type Type uint8
 
 // The types of changes, in the order in which proxies should learn of them.
 const (
-	TypeAuthorization Type = iota + 1 // a policy
-	TypeAddress                       // a workload or a service
-	TypeCondition                     // what the author of an object should know
+	TypeAuthorization         Type = iota + 1 // a policy
+	TypeAddress                               // a workload or a service
+	TypeWaypointAuthorization                 // a policy with what it asks of requests
+	TypeWaypointEndpoint                      // what waypoints know of a workload
+	TypeWaypointService                       // how waypoints treat requests of a service
+	TypeCondition                             // what the author of an object should know
 )
 
 // String is a short name for people.
@@ -75,6 +80,12 @@ func (t Type) String() string {
 		return "authorization"
 	case TypeAddress:
 		return "address"
+	case TypeWaypointAuthorization:
+		return "waypoint authorization"
+	case TypeWaypointEndpoint:
+		return "waypoint endpoint"
+	case TypeWaypointService:
+		return "waypoint service"
 	case TypeCondition:
 		return "condition"
 	}
@@ -106,8 +117,15 @@ func (r *Resource) Version() string { return r.Wire.Version }
 // Message is the content.
 func (r *Resource) Message() (proto.Message, error) {
 	var m proto.Message = &workloadapi.Address{}
-	if r.Type == TypeAuthorization {
+	switch r.Type {
+	case TypeAuthorization:
 		m = &securityapi.Authorization{}
+	case TypeWaypointAuthorization:
+		m = &waypointapi.Authorization{}
+	case TypeWaypointEndpoint:
+		m = &waypointapi.Endpoint{}
+	case TypeWaypointService:
+		m = &waypointapi.Service{}
 	}
 	return m, r.Wire.Resource.UnmarshalTo(m)
 }

@@ -20,6 +20,10 @@ import (
 const (
 	AddressURL       = "type.googleapis.com/istio.workload.Address"
 	AuthorizationURL = "type.googleapis.com/istio.security.Authorization"
+
+	WaypointAuthorizationURL = "type.googleapis.com/ambit.waypoint.v1.Authorization"
+	WaypointEndpointURL      = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
+	WaypointServiceURL       = "type.googleapis.com/ambit.waypoint.v1.Service"
 )
 
 // versionBytes of a hash make a version. 64 bits: two contents of one name would
@@ -69,6 +73,13 @@ func serviceResource(s *workloadapi.Service) *Resource {
 func authorizationResource(a *securityapi.Authorization) *Resource {
 	r := &Resource{Type: TypeAuthorization, Name: a.Namespace + "/" + a.Name}
 	r.pack(AuthorizationURL, nil, a)
+	return r
+}
+
+// waypointResource packs what only waypoints read.
+func waypointResource(t Type, url, name string, content proto.Message) *Resource {
+	r := &Resource{Type: t, Name: name}
+	r.pack(url, nil, content)
 	return r
 }
 

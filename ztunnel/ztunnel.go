@@ -115,6 +115,7 @@ func (z *Ztunnel) wire(deps Deps) error {
 	}, admin.Deps{
 		Log: z.log, Levels: deps.Log.Levels(), Registry: reg, Connections: records, Picture: store,
 		Certificates: z.ids, Pods: z.listPods, Ready: &z.ready, Quit: z.Quit,
+		ControlPlaneRoots: func() []string { return grpcclient.RootFingerprints(z.cfg.CA.RootCA) },
 	})
 	return err
 }

@@ -2,8 +2,11 @@ package grpcclient
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,5 +71,34 @@ func TestWatchRootsThatAreNoFile(t *testing.T) {
 		if err := WatchRoots(ctx, roots, func() { t.Error("changed") }); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestRootFingerprints(t *testing.T) {
+	a, b := newAuthority(t), newAuthority(t)
+	path := filepath.Join(t.TempDir(), "root-cert.pem")
+	if err := os.WriteFile(path, []byte(a.pem+"-----BEGIN RUBBISH-----\n-----END RUBBISH-----\n"+b.pem), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	of := func(all ...*authority) (out []string) {
+		for _, a := range all {
+			out = append(out, fmt.Sprintf("%x", sha256.Sum256(a.cert.Raw)))
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name, roots string
+		want        []string
+	}{
+		{"a file", path, of(a, b)},
+		{"text", b.pem, of(b)},
+		{"those of the system", "SYSTEM", nil},
+		{"no file", path + ".not", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := RootFingerprints(tt.roots); !slices.Equal(got, tt.want) {
+				t.Errorf("fingerprints %q, want %q", got, tt.want)
+			}
+		})
 	}
 }

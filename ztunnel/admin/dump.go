@@ -29,6 +29,9 @@ type dump struct {
 	WorkloadState   map[string]podDump  `json:"workloadState"`
 	SeededWorkloads []workloadDump      `json:"seededWorkloads"` // ours: of the agent only
 	PictureVersion  uint64              `json:"pictureVersion"`  // ours
+
+	// ControlPlaneRoots is ours: by it one sees who has a new root already.
+	ControlPlaneRoots []string `json:"controlPlaneRoots,omitempty"`
 }
 
 // versionDump says what runs here.
@@ -54,6 +57,9 @@ func (s *Server) configDump(w http.ResponseWriter, _ *http.Request) {
 		WorkloadState:   podState(s.deps.Pods(), s.deps.Connections.Live()),
 		SeededWorkloads: []workloadDump{},
 		PictureVersion:  snap.Version(),
+	}
+	if s.deps.ControlPlaneRoots != nil {
+		d.ControlPlaneRoots = s.deps.ControlPlaneRoots()
 	}
 	for _, wl := range snap.Workloads() {
 		d.Workloads = append(d.Workloads, dumpWorkload(wl))

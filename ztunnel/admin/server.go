@@ -108,7 +108,8 @@ type Pod struct {
 	TrustDomain    string
 }
 
-// Deps are what a [Server] shows. All fields are required.
+// Deps are what a [Server] shows. All fields are required, but for
+// ControlPlaneRoots.
 type Deps struct {
 	Log          *zap.Logger
 	Levels       *telemetry.Levels
@@ -117,7 +118,10 @@ type Deps struct {
 	Picture      picture
 	Certificates certificates
 	Pods         func() []Pod
-	Ready        *Readiness
+	// ControlPlaneRoots names the roots by which the control plane is known; may
+	// be nil.
+	ControlPlaneRoots func() []string
+	Ready             *Readiness
 	// Quit asks the process to end politely. It returns at once and may be
 	// called more than once.
 	Quit func()

@@ -88,6 +88,8 @@ type Authority struct {
 	failed error     // of the last reload; nil when it is in force
 	where  string    // the directory, or the Secret of the last Use
 	warned time.Time // when it was last said that the end is near
+
+	transition *transition // nil: the issuer has not changed unprepared
 }
 
 // New makes an authority without a key: it signs nothing until [Authority.Use]
@@ -132,6 +134,7 @@ func (a *Authority) Run(ctx context.Context) error {
 		if a.cfg.Dir != "" {
 			a.Reload()
 		}
+		a.finishTransition(time.Now())
 		a.warn(time.Now())
 	}
 	return nil
@@ -148,7 +151,7 @@ func (a *Authority) Use(where string, values map[string][]byte) error {
 	a.where = where
 	ring, err := material{where: where, files: values, secret: true}.keyring(time.Now())
 	if err == nil {
-		a.installLocked(ring)
+		a.beginLocked(ring, time.Now())
 	}
 	a.failed = err
 	a.sayLocked(before)

@@ -20,6 +20,12 @@
 //	root-cert.pem    for an intermediate: the roots, given; else written: what to trust
 //	extra-roots.pem  optional: further roots to trust, for a rotation
 //
+// # The Secret
+//
+// In a cluster the same values come by [Authority.Use], from the Secret cacerts or
+// istio-ca-secret. An issuer under a root that nobody has been told of is not used
+// at once: both roots are trusted for some minutes first.
+//
 // # Rotation
 //
 // Put the new root into extra-roots.pem; once every node has renewed and so
@@ -29,6 +35,6 @@
 //
 // # Not done here
 //
-// Kubernetes tokens and pods: they come in through [Authenticator] and
-// [PodsOnNode].
+// Talking to a cluster: what it says about tokens, pods and Secrets comes in
+// through [Cluster], [PodsOnNode] and [Authority.Use].
 package ca

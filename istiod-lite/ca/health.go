@@ -28,15 +28,15 @@ type Status struct {
 	Roots     []string  `json:"roots"`    // that are trusted, in the order of the bundle
 	RootsAre  []string  `json:"rootSubjects"`
 	Warning   string    `json:"warning,omitempty"` // what ends soon
+	Waits     string    `json:"waits,omitempty"`   // the issuer that takes over, and when
 	LastError string    `json:"error"`             // why what is there now is not in force; or ""
 }
 
 // Status describes the state that is in force.
 func (a *Authority) Status() Status {
 	a.mu.Lock()
-	failed, where := a.failed, a.where
+	failed, s := a.failed, Status{Where: a.where, Waits: a.waitsLocked()}
 	a.mu.Unlock()
-	s := Status{Where: where}
 	if ring := a.ring.Load(); ring != nil {
 		s.Issuer, s.IssuerIs, s.NotAfter = fingerprint(ring.issuer), ring.issuer.Subject.String(), ring.notAfter
 		for _, root := range ring.roots {

@@ -144,3 +144,18 @@ func sidecars(w *World, _ time.Time) (out []Finding) {
 	}
 	return out
 }
+
+// WhyOutside says why a pod is not in the mesh and should not be.
+func WhyOutside(w *World, p *corev1.Pod) string {
+	switch {
+	case p.Spec.HostNetwork:
+		return "it has the network of its node"
+	case p.Namespace == "kube-system":
+		return "its namespace is left out"
+	case p.Labels[install.ModeLabel] == "none":
+		return "its own label says none"
+	case w.wants(p) && sidecarOf(p).there:
+		return "it has " + sidecarOf(p).mesh + " sidecar"
+	}
+	return "neither it nor its namespace has the label " + install.ModeLabel
+}

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // maxAnswer is the most of an answer that is read, in bytes: the config_dump of
@@ -107,12 +107,12 @@ func (c *Client) dialer(pod *url.URL) (httpstream.Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, pod)
-	sockets, err := portforward.NewSPDYOverWebsocketDialer(pod, c.REST)
+	old := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, pod)
+	sockets, err := portforward.NewSPDYOverWebsocketDialerForStreaming(pod, c.REST)
 	if err != nil {
 		return nil, err
 	}
-	return portforward.NewFallbackDialer(sockets, old, func(err error) bool {
+	return portforward.NewFallbackDialerForStreaming(sockets, old, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}), nil
 }

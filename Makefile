@@ -5,6 +5,9 @@ GO      ?= go
 BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# Without grpc's pages of traces nothing uses text/template, and the linker can
+# leave out methods that nobody calls: a fifth of a program.
+TAGS    := grpcnotrace
 FUZZTIME ?= 20s
 ARCHS   ?= amd64,arm64
 
@@ -19,7 +22,7 @@ help: ## list the targets
 
 build: ## build every program into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(OURS)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ $(OURS)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ $(REFERENCE)
 
 images: ## OCI archives of the components into dist/images; ARCHS=amd64 for one architecture

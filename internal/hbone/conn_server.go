@@ -84,8 +84,18 @@ func (c *conn) onTrailers(s *Stream, end bool) error {
 
 // serve runs the handler of one request.
 func (c *conn) serve(ctx context.Context, in *Incoming) {
-	defer c.serveDone(in)
 	c.cfg.handle(ctx, in)
+	if in.rest == nil {
+		c.serveDone(in)
+		return
+	}
+	rest := func() {
+		defer c.serveDone(in)
+		in.rest()
+	}
+	if !c.cfg.group.run(rest) {
+		rest()
+	}
 }
 
 // serveDone closes what the handler left open.
@@ -108,9 +118,15 @@ type Incoming struct {
 	TLS           *tls.ConnectionState // of the tunnel
 
 	s    *Stream
+	rest func() // of Later
 	mu   sync.Mutex
 	done bool // answered
 }
+
+// Later runs fn when Handle has returned, as if it were its end, on a goroutine
+// of its own: what waits for long should not keep the stack that deciding has
+// taken. Handle calls it at most once.
+func (in *Incoming) Later(fn func()) { in.rest = fn }
 
 // Accept answers 200 with h and returns the stream. Call it only once the
 // application is connected.

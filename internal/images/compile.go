@@ -19,7 +19,7 @@ type Build struct {
 
 // Compile compiles programs into dir and returns the files, in their order.
 func Compile(ctx context.Context, b Build, dir string, programs []Program) ([]string, error) {
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=" + b.Version, "-o", dir + string(filepath.Separator)}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=" + b.Version, "-o", dir + string(filepath.Separator)}
 	var files []string
 	for _, p := range programs {
 		args = append(args, p.Package)

@@ -20,5 +20,10 @@ func (g *Group) Go(ctx context.Context, name string, fn func(context.Context)) {
 	})
 }
 
+// Continue runs fn in a goroutine that Wait waits for, for a goroutine of the
+// group that is about to return: fn waits long, and would wait on a stack that
+// has grown before. It has the labels of its caller.
+func (g *Group) Continue(fn func()) { g.wg.Go(fn) }
+
 // Wait blocks until every goroutine started by Go has returned.
 func (g *Group) Wait() { g.wg.Wait() }

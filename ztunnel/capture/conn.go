@@ -44,6 +44,20 @@ type Conn struct {
 	Client netip.AddrPort // who connected
 	Local  netip.AddrPort // the end of it that we hold
 	Target netip.AddrPort // where the client was going
+
+	served bool   // by Serve
+	rest   func() // of Later
+}
+
+// Later runs fn when the handler of c has returned, on a goroutine of its own:
+// what waits for long should not keep the stack that deciding has taken. At
+// most once per connection.
+func (c *Conn) Later(fn func()) {
+	if !c.served {
+		fn()
+		return
+	}
+	c.rest = fn
 }
 
 // Abort closes c so that the client sees a reset: what it sent went nowhere.

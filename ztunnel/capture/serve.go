@@ -10,7 +10,7 @@ import (
 )
 
 // Serve hands every connection to handle, each on a goroutine of its own, and
-// returns when the last of them has returned. When there are as many as the pod
+// returns when the last of them, and what it left to [Conn.Later], has returned. When there are as many as the pod
 // may have, further ones are reset and reported with a [CrowdError].
 //
 // The end of ctx means "take no more" and closes the listener. Connections get
@@ -38,9 +38,17 @@ func (l *Listener) Serve(ctx, life context.Context, name string, handle func(lif
 			continue
 		}
 		open.Add(1)
+		c.served = true
 		conns.Go(life, name, func(life context.Context) {
-			defer open.Add(-1)
 			handle(life, c)
+			if c.rest == nil {
+				open.Add(-1)
+				return
+			}
+			conns.Continue(func() {
+				defer open.Add(-1)
+				c.rest()
+			})
 		})
 	}
 }

@@ -182,8 +182,10 @@ func (in *Inbound) Handle(ctx context.Context, inc *hbone.Incoming) {
 		v.Close(explainPeer(err))
 		return
 	}
-	c := v.Counters()
-	v.Close(explainCopy(stream.Pipe(ctx, v.App, &c.Received, &c.Sent)))
+	inc.Later(func() {
+		c := v.Counters()
+		v.Close(explainCopy(stream.Pipe(ctx, v.App, &c.Received, &c.Sent)))
+	})
 }
 
 // ServePlaintext serves one connection that was redirected on its way to the

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/about"
@@ -16,8 +17,11 @@ import (
 // flight is one connection on its way out.
 type flight struct {
 	*capture.Conn
-	source *workload.Workload
-	start  time.Time
+	out     *Outbound
+	source  *workload.Workload
+	start   time.Time
+	permit  *policy.Permit
+	unwatch context.CancelFunc // of its context
 
 	// Guarded by Outbound.mu.
 	key    hbone.Key // of its tunnel; zero without one
@@ -27,19 +31,13 @@ type flight struct {
 // Serve carries one connection of the pod to where it was going. It is the
 // whole path out.
 func (o *Outbound) Serve(ctx context.Context, c *capture.Conn) {
-	o.records.SocketOpened(telemetry.Outbound)
-	defer o.records.SocketClosed(telemetry.Outbound)
-	defer c.TCP.Close()
-	f := &flight{Conn: c, start: time.Now()}
-
-	// A permit, so that whatever ends the pod, its identity or the process
-	// finds the connection. What may be reached is decided at the other end.
-	permit := o.gate.AdmitOutbound(o.pod.Subject)
-	defer permit.Release()
-	ctx, unwatch := permit.Context(ctx)
-	defer unwatch()
-	ctx, done := o.list(ctx, f)
-	defer done()
+	ctx, f := o.begin(ctx, c)
+	flies := false
+	defer func() {
+		if !flies {
+			f.end()
+		}
+	}()
 
 	// Who is calling: the control plane's word, or the agent's.
 	source, err := o.known(ctx)
@@ -63,25 +61,50 @@ func (o *Outbound) Serve(ctx context.Context, c *capture.Conn) {
 		rec.Close(explainOpen(*plan, err))
 		return
 	}
-	o.records.SocketOpened(telemetry.Outbound)
-	defer o.records.SocketClosed(telemetry.Outbound)
 
 	// The pipe, until both sides have said all, one breaks, or ctx ends.
-	rec.Close(explainCopy(way.pipe(ctx, c.TCP, rec)))
+	flies = true
+	c.Later(func() {
+		defer f.end()
+		o.records.SocketOpened(telemetry.Outbound)
+		defer o.records.SocketClosed(telemetry.Outbound)
+		rec.Close(explainCopy(way.pipe(ctx, c.TCP, rec)))
+	})
+}
+
+// begin takes c in. The returned context ends when the connection may no longer
+// be; the caller must call end.
+func (o *Outbound) begin(ctx context.Context, c *capture.Conn) (context.Context, *flight) {
+	o.records.SocketOpened(telemetry.Outbound)
+	f := &flight{Conn: c, out: o, start: time.Now()}
+
+	// A permit, so that whatever ends the pod, its identity or the process
+	// finds the connection. What may be reached is decided at the other end.
+	f.permit = o.gate.AdmitOutbound(o.pod.Subject)
+	ctx, f.unwatch = f.permit.Context(ctx)
+	return o.list(ctx, f), f
+}
+
+// end forgets f and closes the client's socket.
+func (f *flight) end() {
+	o := f.out
+	f.cancel(nil)
+	o.mu.Lock()
+	delete(o.flights, f)
+	o.mu.Unlock()
+	f.unwatch()
+	f.permit.Release()
+	f.TCP.Close()
+	o.records.SocketClosed(telemetry.Outbound)
 }
 
 // list makes f one of the connections that Renewed can end.
-func (o *Outbound) list(ctx context.Context, f *flight) (context.Context, func()) {
+func (o *Outbound) list(ctx context.Context, f *flight) context.Context {
 	ctx, f.cancel = context.WithCancelCause(ctx)
 	o.mu.Lock()
 	o.flights[f] = struct{}{}
 	o.mu.Unlock()
-	return ctx, func() {
-		f.cancel(nil)
-		o.mu.Lock()
-		delete(o.flights, f)
-		o.mu.Unlock()
-	}
+	return ctx
 }
 
 // errUnknownSource is why a connection of a pod that nobody has told of ends.

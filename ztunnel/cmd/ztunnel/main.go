@@ -73,7 +73,12 @@ func run(args []string) int {
 			fmt.Fprintln(os.Stderr, "ztunnel: log:", err)
 		}
 	})
+	var tidying lifecycle.Group
+	tidy, stopTidying := context.WithCancel(context.Background())
+	tidying.Go(tidy, "give-back", lifecycle.GiveBack)
 	err = serve(cfg, opt, log)
+	stopTidying()
+	tidying.Wait()
 	stopWriting()
 	writer.Wait()
 	if n := queue.Dropped(); n > 0 {

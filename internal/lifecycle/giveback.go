@@ -1,0 +1,129 @@
+package lifecycle
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// givebackFirst and givebackMost are the times between two looks at what may
+	// be given back: soon after the start, then twice as long each time.
+	givebackFirst = time.Second
+	givebackMost  = 32 * time.Second
+	// idleShare: who has used less than this part of a core since the last look
+	// is idle, and will not miss the microseconds that fetching pages costs.
+	idleShare = 0.02
+	// heapSpare is how much free heap is worth a collection, in bytes.
+	heapSpare = 2 << 20
+)
+
+// GiveBack returns memory to the kernel whenever the process has been idle, until
+// ctx ends: free pages of the heap, and the pages of the program's own file that
+// were needed to start, or for load that has gone. The latter stay in the page
+// cache, so that what is needed again costs a minor fault; but they no longer
+// count as this process' memory, and the kernel may take them when it is short.
+// Measured: perf/README.md, memory.
+func GiveBack(ctx context.Context) {
+	program := programPages()
+	for wait := givebackFirst; ; wait = min(2*wait, givebackMost) {
+		before := cpuTime()
+		if Sleep(ctx, wait) != nil {
+			return
+		}
+		if float64(cpuTime()-before) > idleShare*float64(wait) {
+			continue
+		}
+		if freeHeap() > heapSpare {
+			debug.FreeOSMemory()
+		}
+		for _, r := range program {
+			r.giveBack()
+		}
+	}
+}
+
+// cpuTime is what the process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// freeHeap is how much of the heap nobody uses and the kernel has not got back.
+func freeHeap() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(s)
+	if s[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return s[0].Value.Uint64()
+}
+
+// pages is a range of addresses.
+type pages struct{ start, end uintptr }
+
+// giveBack drops the pages from the process. They must be those of a file, and
+// unchanged: they come back from there.
+func (p pages) giveBack() {
+	// An error means only that they stay.
+	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, p.start, p.end-p.start, syscall.MADV_DONTNEED)
+}
+
+// programPages are the mappings of the program's file that nobody can have
+// changed; none where that cannot be known.
+func programPages() []pages {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	f, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	return parsePages(f, self)
+}
+
+// parsePages finds the mappings of file in the text of smaps that are read-only
+// and hold no page that differs from the file: a loader may have written to what
+// is read-only now. Source: proc_pid_smaps(5).
+func parsePages(smaps io.Reader, file string) []pages {
+	var all []pages
+	var p pages
+	ours := false
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		switch {
+		case len(f) < 2:
+		case strings.HasSuffix(f[0], ":"):
+			if ours && f[0] == "Anonymous:" && f[1] == "0" {
+				all = append(all, p)
+			}
+		default:
+			p, ours = parseMapping(f)
+			ours = ours && len(f) == 6 && f[5] == file && f[1][1] == '-'
+		}
+	}
+	return all
+}
+
+// parseMapping reads the range and checks the permissions of a line of maps.
+func parseMapping(f []string) (pages, bool) {
+	from, to, ok := strings.Cut(f[0], "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	if !ok || err1 != nil || err2 != nil || end < start || len(f[1]) != 4 {
+		return pages{}, false
+	}
+	return pages{uintptr(start), uintptr(end)}, true
+}

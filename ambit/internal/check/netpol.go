@@ -48,7 +48,7 @@ func crowds(w *World, keep func(*corev1.Pod) bool) []*crowd {
 	byKey := map[string]*crowd{}
 	for i := range w.Pods {
 		p := &w.Pods[i]
-		if !running(p) || p.Spec.HostNetwork || !keep(p) {
+		if !Running(p) || p.Spec.HostNetwork || !keep(p) {
 			continue
 		}
 		set := labels.Set(maps.Clone(p.Labels))

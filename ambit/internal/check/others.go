@@ -27,7 +27,7 @@ func otherMeshes(w *World, _ time.Time) (out []Finding) {
 		}
 	}
 	for _, ns := range w.Namespaces {
-		if f, ok := otherMesh(ns); ok {
+		if f, ok := OtherMesh(ns); ok {
 			out = append(out, f)
 		}
 	}
@@ -77,8 +77,8 @@ var optIns = [...]optIn{
 	{"Open Service Mesh", "openservicemesh.io/sidecar-injection", "enabled", false},
 }
 
-// otherMesh says whether a namespace is opted in to another mesh, and how to move.
-func otherMesh(ns *corev1.Namespace) (Finding, bool) {
+// OtherMesh says whether a namespace is opted in to another mesh, and how to move.
+func OtherMesh(ns *corev1.Namespace) (Finding, bool) {
 	for _, o := range optIns {
 		from, kind := ns.Annotations, "annotate"
 		if o.label {
@@ -130,7 +130,7 @@ func sidecars(w *World, _ time.Time) (out []Finding) {
 	found := map[string][]string{} // by namespace
 	mesh := map[string]string{}
 	for i := range w.Pods {
-		if p := &w.Pods[i]; running(p) && w.wants(p) && sidecarOf(p).there {
+		if p := &w.Pods[i]; Running(p) && w.wants(p) && sidecarOf(p).there {
 			found[p.Namespace] = append(found[p.Namespace], p.Name)
 			mesh[p.Namespace] = sidecarOf(p).mesh
 		}

@@ -93,7 +93,7 @@ func enrolment(w *World, _ time.Time) (out []Finding) {
 	missing := map[string][]string{} // by node
 	for i := range w.Pods {
 		p := &w.Pods[i]
-		if running(p) && w.InMesh(p) && p.Annotations[install.RedirectionAnnotation] != "enabled" {
+		if Running(p) && w.InMesh(p) && p.Annotations[install.RedirectionAnnotation] != "enabled" {
 			missing[p.Spec.NodeName] = append(missing[p.Spec.NodeName], nameOf(p))
 		}
 	}

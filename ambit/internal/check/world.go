@@ -288,8 +288,13 @@ func (w *World) wants(p *corev1.Pod) bool {
 	return ns != nil && ns.Labels[install.ModeLabel] == install.ModeAmbient
 }
 
-// running tells whether p is one that connections go to and come from.
-func running(p *corev1.Pod) bool {
+// NewWorld is a world of one namespace and its pods: enough for [World.InMesh].
+func NewWorld(installation string, ns *corev1.Namespace, pods []corev1.Pod) *World {
+	return &World{Namespace: installation, Namespaces: map[string]*corev1.Namespace{ns.Name: ns}, Pods: pods}
+}
+
+// Running tells whether p is one that connections go to and come from.
+func Running(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil
 }
 

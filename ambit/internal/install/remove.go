@@ -192,7 +192,11 @@ func (i *Installer) removeMade(ctx context.Context, keepCA bool) error {
 			refs = append(refs, Ref{"v1", "ConfigMap", cm.Namespace, cm.Name})
 		}
 	}
-	refs = append(refs, Ref{"coordination.k8s.io/v1", "Lease", i.Namespace, "istiod-lite"})
+	// The lease is made by client-go's election, which sets no labels.
+	err = i.Client.Kube.CoordinationV1().Leases(i.Namespace).Delete(ctx, "istiod-lite", metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
 	if keepCA {
 		i.Say("kept Secret %s/istio-ca-secret", i.Namespace)
 	} else {

@@ -52,6 +52,7 @@ func TestAnIssuerThatNobodyPreparedWaits(t *testing.T) {
 				x := newTransitionTest(t, old, next, third)
 				x.step(0, transitionStep{use: old, signer: old, roots: "old"})
 				for i, s := range tt.steps {
+					time.Sleep(s.wait)
 					x.step(i+1, s)
 				}
 			})
@@ -96,7 +97,6 @@ func (x *transitionTest) name(text string) string {
 // step does one and checks what is the case then.
 func (x *transitionTest) step(i int, s transitionStep) {
 	x.t.Helper()
-	time.Sleep(s.wait)
 	x.a.finishTransition(time.Now())
 	if s.use != "" {
 		base, extra, _ := strings.Cut(s.use, "+")

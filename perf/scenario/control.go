@@ -50,7 +50,8 @@ func controlPlane(n int, plan report.Plan, in depth) scene {
 	return scene{
 		name: fmt.Sprintf("control/%d", n), title: fmt.Sprintf("Control plane with %d workloads and %d services", n, n/perService),
 		variants: meshVariants, repetitions: 1, in: in,
-		prepare: func(_ context.Context, s *site) error { return writeWorld(s.lab.Manifests().Dir, n) },
+		prepare: func(ctx context.Context, s *site) error { return s.enterWorld(ctx, n) },
+		undo:    func(ctx context.Context, s *site) error { return s.leaveWorld(ctx) },
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			node := s.lab.Node(1)
 			if _, err := waitWorld(ctx, node, n); err != nil {
@@ -175,9 +176,9 @@ func change(ctx context.Context, s *site) (took time.Duration, err error) {
 	if _, err := c.Read(buf); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, s.lab.Manifests().Delete("perf-cut")) }() // whatever happens
+	defer func() { err = errors.Join(err, s.world().Delete("perf-cut")) }() // whatever happens
 	begun := time.Now()
-	if err := s.lab.Manifests().Apply("perf-cut", cut); err != nil {
+	if err := s.world().Apply("perf-cut", cut); err != nil {
 		return 0, err
 	}
 	for err == nil {
@@ -187,7 +188,7 @@ func change(ctx context.Context, s *site) (took time.Duration, err error) {
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("a policy has not ended a connection after %v", changeTimeout)
 	}
-	if err := s.lab.Manifests().Delete("perf-cut"); err != nil {
+	if err := s.world().Delete("perf-cut"); err != nil {
 		return 0, err
 	}
 	for {
@@ -197,6 +198,32 @@ func change(ctx context.Context, s *site) (took time.Duration, err error) {
 			return 0, fmt.Errorf("a policy that is gone still refuses after %v: %w", changeTimeout, err)
 		}
 	}
+}
+
+// world is the directory of manifests that the control plane reads meanwhile: the
+// lab's and those of many workloads, which the agents of its nodes need not read.
+func (s *site) world() lab.Manifests {
+	return lab.Manifests{Dir: filepath.Join(s.lab.Dir(), "world")}
+}
+
+// enterWorld starts the control plane anew on a world of n workloads.
+func (s *site) enterWorld(ctx context.Context, n int) error {
+	dir := s.world().Dir
+	if err := os.CopyFS(dir, os.DirFS(s.lab.Manifests().Dir)); err != nil {
+		return err
+	}
+	if err := errors.Join(s.lab.StopIstiod(), s.lab.StartIstiodWith(ctx, dir)); err != nil {
+		return err
+	}
+	return writeWorld(dir, n)
+}
+
+// leaveWorld undoes enterWorld.
+func (s *site) leaveWorld(ctx context.Context) error {
+	if err := errors.Join(s.lab.StopIstiod(), os.RemoveAll(s.world().Dir)); err != nil {
+		return err
+	}
+	return s.lab.StartIstiod(ctx)
 }
 
 // writeWorld writes manifests of n workloads of other nodes, and of services over
@@ -210,11 +237,7 @@ func writeWorld(dir string, n int) error {
 		return err
 	}
 	for first := 0; first < n; first += perFile {
-		name := fmt.Sprintf("world-%d", first/perFile)
-		if _, err := os.Stat(filepath.Join(dir, name+".yaml")); err == nil {
-			continue
-		}
-		if err := writeManifest(dir, name, worldPart(first, min(n, first+perFile))); err != nil {
+		if err := writeManifest(dir, fmt.Sprintf("world-%d", first/perFile), worldPart(first, min(n, first+perFile))); err != nil {
 			return err
 		}
 	}

@@ -162,14 +162,19 @@ func stand(ctx context.Context, o options, out io.Writer, start time.Time) (c *c
 	return c, found, err
 }
 
-// install puts ambit onto the cluster, as a person would.
+// install puts ambit onto the cluster, as a person would; one that is there already is
+// replaced by this version.
 func install(ctx context.Context, o options, c *cluster.Cluster, out io.Writer) error {
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, o.ambit, "install")
+	act := "install"
+	if c.Kubectl(ctx, "--namespace", cases.System, "get", "daemonset", "ztunnel").Run() == nil {
+		act = "upgrade"
+	}
+	cmd := exec.CommandContext(ctx, o.ambit, act)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s install: %w\n%s", o.ambit, err, text)
+		return fmt.Errorf("%s %s: %w\n%s", o.ambit, act, err, text)
 	}
-	_, err := fmt.Fprintf(out, "  %5.1f s  ambit install\n", time.Since(start).Seconds())
+	_, err := fmt.Fprintf(out, "  %5.1f s  ambit %s\n", time.Since(start).Seconds(), act)
 	return err
 }

@@ -14,18 +14,22 @@ import (
 )
 
 const (
-	// givebackFirst and givebackMost are the times between two looks at what may
-	// be given back: soon after the start, then twice as long each time.
-	givebackFirst = time.Second
-	givebackMost  = 32 * time.Second
+	// givebackLook is the time between two looks at whether the process is idle:
+	// what load has left behind goes soon after it.
+	givebackLook = 500 * time.Millisecond
+	// givebackMost is the time after which an idle process gives back again, since
+	// what little it does brings pages back.
+	givebackMost = 30 * time.Second
 	// idleShare: who has used less than this part of a core since the last look
 	// is idle, and will not miss the microseconds that fetching pages costs.
 	idleShare = 0.02
-	// heapSpare is how much free heap is worth a collection, in bytes.
-	heapSpare = 2 << 20
+	// heapSpare is how much of the heap must be worth having before it is
+	// collected for it, in bytes, and spareShare the part of what is in use.
+	heapSpare  = 2 << 20
+	spareShare = 0.25
 )
 
-// GiveBack returns memory to the kernel whenever the process has been idle, until
+// GiveBack returns memory to the kernel when the process has become idle, until
 // ctx ends: free pages of the heap, and the pages of the program's own file that
 // were needed to start, or for load that has gone. The latter stay in the page
 // cache, so that what is needed again costs a minor fault; but they no longer
@@ -33,21 +37,56 @@ const (
 // Measured: perf/README.md, memory.
 func GiveBack(ctx context.Context) {
 	program := programPages()
-	for wait := givebackFirst; ; wait = min(2*wait, givebackMost) {
-		before := cpuTime()
-		if Sleep(ctx, wait) != nil {
-			return
-		}
-		if float64(cpuTime()-before) > idleShare*float64(wait) {
+	var h heap
+	busy, last := true, time.Now()
+	for used := cpuTime(); Sleep(ctx, givebackLook) == nil; {
+		before := used
+		used = cpuTime()
+		if share := idleShare * float64(givebackLook); float64(used-before) > share {
+			busy = true
 			continue
 		}
-		if freeHeap() > heapSpare {
+		if !busy && time.Since(last) < givebackMost {
+			continue
+		}
+		busy, last = false, time.Now()
+		if h.read(); h.worthFreeing() {
 			debug.FreeOSMemory()
 		}
 		for _, r := range program {
 			r.giveBack()
 		}
+		used = cpuTime() // what this took is not load
 	}
+}
+
+// heap is what the runtime says about the heap, in bytes.
+type heap struct {
+	live    uint64 // at the last collection
+	objects uint64 // live now, or garbage
+	free    uint64 // neither, and not given back
+	samples []metrics.Sample
+}
+
+// read asks the runtime.
+func (h *heap) read() {
+	if h.samples == nil {
+		h.samples = []metrics.Sample{
+			{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		}
+	}
+	metrics.Read(h.samples)
+	for i, v := range []*uint64{&h.live, &h.objects, &h.free} {
+		if h.samples[i].Value.Kind() == metrics.KindUint64 {
+			*v = h.samples[i].Value.Uint64()
+		}
+	}
+}
+
+// worthFreeing reports whether a collection is likely to give enough back.
+func (h *heap) worthFreeing() bool {
+	spare := h.free + h.objects - min(h.live, h.objects)
+	return spare > heapSpare && float64(spare) > spareShare*float64(h.live)
 }
 
 // cpuTime is what the process has used.
@@ -57,16 +96,6 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// freeHeap is how much of the heap nobody uses and the kernel has not got back.
-func freeHeap() uint64 {
-	s := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}}
-	metrics.Read(s)
-	if s[0].Value.Kind() != metrics.KindUint64 {
-		return 0
-	}
-	return s[0].Value.Uint64()
 }
 
 // pages is a range of addresses.

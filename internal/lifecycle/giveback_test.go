@@ -86,6 +86,30 @@ func residentFile(t *testing.T) int {
 	return 0
 }
 
+func TestWorthFreeing(t *testing.T) {
+	const mb = 1 << 20
+	for _, tt := range []struct {
+		name string
+		h    heap
+		want bool
+	}{
+		{"nothing to be had", heap{live: 10 * mb, objects: 10 * mb}, false},
+		{"garbage", heap{live: 4 * mb, objects: 8 * mb}, true},
+		{"free pages", heap{live: 4 * mb, objects: 4 * mb, free: 3 * mb}, true},
+		{"little of much", heap{live: 1000 * mb, objects: 1100 * mb}, false},
+		{"much of much", heap{live: 1000 * mb, objects: 1100 * mb, free: 300 * mb}, true},
+		{"less than was alive", heap{live: 10 * mb, objects: 5 * mb, free: 1 * mb}, false},
+	} {
+		if got := tt.h.worthFreeing(); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+	var h heap
+	if h.read(); h.live+h.objects == 0 {
+		t.Error("the runtime says nothing of the heap")
+	}
+}
+
 func TestGiveBackEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -20,19 +21,102 @@ type routeSocket struct {
 	open   bool
 	closed bool
 	seq    uint32
-	buf    []byte
+
+	// known are all addresses, as long as news, a socket that the kernel tells of
+	// every change of them, has nothing to say.
+	known   []netip.Addr
+	isKnown bool
+	news    int // valid while hasNews
+	hasNews bool
 }
 
 // HasAddr says whether ip is an address of an interface of the namespace. The
-// answer is the kernel's at this moment. All of 127.0.0.0/8 counts.
+// answer is the kernel's at this moment: what it told before counts only if it
+// has told of no change since. All of 127.0.0.0/8 counts.
 func (n *NS) HasAddr(ip netip.Addr) (bool, error) {
 	ip = ip.Unmap().WithZone("")
 	if ip.Is4() && ip.IsLoopback() {
 		return true, nil
 	}
-	found := false
-	err := n.eachAddr(ip.Is4(), func(have netip.Addr) { found = found || have == ip })
-	return found, err
+	n.route.mu.Lock()
+	defer n.route.mu.Unlock()
+	if err := n.learnLocked(); err != nil {
+		return false, err
+	}
+	return slices.Contains(n.route.known, ip), nil
+}
+
+// learnLocked sees to it that known is what the kernel says. It listens for
+// changes before it asks, so that none is missed. The caller holds n.route.mu.
+func (n *NS) learnLocked() error {
+	r := &n.route
+	if err := n.openNewsLocked(); err != nil {
+		return err
+	}
+	if !r.changedLocked() && r.isKnown {
+		return nil
+	}
+	r.known, r.isKnown = r.known[:0], false
+	add := func(a netip.Addr) { r.known = append(r.known, a) }
+	for _, v4 := range []bool{true, false} {
+		if err := n.eachAddrLocked(v4, add); err != nil {
+			return err
+		}
+	}
+	r.isKnown = r.hasNews
+	return nil
+}
+
+// newsBuffer is how much of the kernel's news is kept for us, in bytes: what is
+// in them does not count, and when some are lost we are told.
+const newsBuffer = 4 << 10
+
+// openNewsLocked makes the socket that hears of changes. The caller holds
+// n.route.mu.
+func (n *NS) openNewsLocked() error {
+	r := &n.route
+	if r.closed {
+		return fmt.Errorf("netns %s: %w", n.name, os.ErrClosed)
+	}
+	if r.hasNews {
+		return nil
+	}
+	fd, err := n.socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	err = os.NewSyscallError("setsockopt SO_RCVBUF", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, newsBuffer))
+	if err == nil {
+		err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrNetlink{
+			Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR,
+		}))
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("listen for changes of addresses in netns %s: %w", n.name, err)
+	}
+	r.news, r.hasNews, r.isKnown = fd, true, false
+	return nil
+}
+
+// changedLocked reports whether the kernel has told of a change, and forgets
+// what it told. The caller holds r.mu.
+func (r *routeSocket) changedLocked() (changed bool) {
+	var one [1]byte // the rest of each message is thrown away
+	for {
+		_, err := unix.Read(r.news, one[:])
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return changed
+		case errors.Is(err, unix.EINTR):
+		case err == nil, errors.Is(err, unix.ENOBUFS): // the latter: some were lost
+			changed = true
+		default:
+			unix.Close(r.news) // made anew next time
+			r.hasNews, r.isKnown = false, false
+			return true
+		}
+	}
 }
 
 // Addrs returns the addresses of all interfaces of the namespace.
@@ -46,6 +130,11 @@ func (n *NS) Addrs() ([]netip.Addr, error) {
 func (n *NS) eachAddr(v4 bool, fn func(netip.Addr)) error {
 	n.route.mu.Lock()
 	defer n.route.mu.Unlock()
+	return n.eachAddrLocked(v4, fn)
+}
+
+// eachAddrLocked is eachAddr for a caller that holds n.route.mu.
+func (n *NS) eachAddrLocked(v4 bool, fn func(netip.Addr)) error {
 	if err := n.openRouteLocked(); err != nil {
 		return err
 	}
@@ -79,7 +168,12 @@ func (r *routeSocket) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	return r.closeLocked()
+	var err error
+	if r.hasNews {
+		r.hasNews, r.isKnown = false, false
+		err = os.NewSyscallError("close", unix.Close(r.news))
+	}
+	return errors.Join(err, r.closeLocked())
 }
 
 // closeLocked closes the socket if it is open. The caller holds r.mu.
@@ -99,19 +193,17 @@ const routeReplySize = 8 << 10
 // 3.1.1). The kernel answers a dump within the call, so the socket never has to
 // be waited for. The caller holds r.mu.
 func (r *routeSocket) dumpAddrsLocked(v4 bool, fn func(netip.Addr)) error {
-	if r.buf == nil {
-		r.buf = make([]byte, routeReplySize)
-	}
+	buf := make([]byte, routeReplySize)
 	r.seq++
 	if err := unix.Sendto(r.fd, addrRequest(v4, r.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	for {
-		size, _, err := unix.Recvfrom(r.fd, r.buf, 0)
+		size, _, err := unix.Recvfrom(r.fd, buf, 0)
 		if err != nil {
 			return os.NewSyscallError("recvfrom", err)
 		}
-		done, err := readAddrs(r.buf[:size], fn)
+		done, err := readAddrs(buf[:size], fn)
 		if done || err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
@@ -238,6 +241,51 @@ func TestHasAddr(t *testing.T) {
 	if err != nil || len(all) < 4 {
 		t.Errorf("Addrs = %v, %v, want two loopbacks and two of eth0", all, err)
 	}
+}
+
+// A change of addresses is in force for the very next question, also after more
+// changes than the kernel keeps news of.
+func TestHasAddrAfterChanges(t *testing.T) {
+	ns, _ := pair(t)
+	h := netnstest.Handle(t, ns)
+	link, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(ip string, do func(netlink.Link, *netlink.Addr) error) {
+		t.Helper()
+		addr, err := netlink.ParseAddr(ip + "/32")
+		if err == nil {
+			err = do(link, addr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(ip string, want bool) {
+		t.Helper()
+		if got, err := ns.HasAddr(netip.MustParseAddr(ip)); err != nil || got != want {
+			t.Errorf("HasAddr(%s) = %v, %v, want %v", ip, got, err, want)
+		}
+	}
+	for range 3 {
+		want("10.72.0.1", false)
+		change("10.72.0.1", h.AddrAdd)
+		want("10.72.0.1", true)
+		want("10.72.0.1", true) // from memory
+		change("10.72.0.1", h.AddrDel)
+	}
+	for i := range 250 {
+		change(fmt.Sprintf("10.73.0.%d", 1+i), h.AddrAdd)
+	}
+	want("10.73.0.1", true)
+	want("10.73.0.250", true)
+	if err := h.LinkDel(link); err != nil {
+		t.Fatal(err)
+	}
+	want("10.73.0.1", false)
+	want(addr1.Addr().String(), false)
+	want("::1", true)
 }
 
 func TestListenAndDialInsideTwoNamespaces(t *testing.T) {

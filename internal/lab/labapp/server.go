@@ -76,7 +76,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	group.Go(ctx, "control", func(ctx context.Context) { serveControl(ctx, control) })
 	<-asked
-	return lifecycle.Sleep(ctx, cfg.Linger)
+	err = lifecycle.Sleep(ctx, cfg.Linger)
+	cancel(nil)
+	return err
 }
 
 // acceptEach serves each connection until the listener's context ends, and

@@ -43,11 +43,12 @@ var bars = []Bar{
 // Verdict says how a figure stands to a bar.
 type Verdict string
 
-// The verdicts. A bar is met, or missed, when the whole interval clears it.
+// The verdicts. A bar is met, or missed, when the whole interval clears it; while the
+// interval holds it, it is open.
 const (
-	BarWanted    Verdict = "met, and what is wanted"
+	BarWanted    Verdict = "met, as wanted"
 	BarMet       Verdict = "met"
-	BarOpen      Verdict = "open: the interval holds it"
+	BarOpen      Verdict = "open"
 	BarMissed    Verdict = "missed"
 	BarUnknown   Verdict = "not measured"
 	barNeedsPeer Verdict = "needs another ztunnel"

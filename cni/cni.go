@@ -201,21 +201,35 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.installer != nil {
 		part("install", n.installer.Run)
 	}
-	if n.cluster != nil {
-		part("report", n.cluster.report.Run)
-		if n.cluster.own != nil {
-			part("own", n.cluster.own.Run)
-		}
+	if n.cluster != nil && n.cluster.own != nil {
+		part("own", n.cluster.own.Run)
 	}
+	hushed := n.startReport(asked)
 	part("agent", func(ctx context.Context) error {
 		return n.agent.Run(ctx, agent.Listeners{Plugin: l.plugin, ZDS: l.zds})
 	})
 	parts.Wait()
+	hushed()
 	err = n.disconnect(asked)
 	if asked.Err() != nil {
 		return nil // we were asked to stop
 	}
 	return errors.Join(context.Cause(ctx), err)
+}
+
+// startReport has the cluster told what becomes of pods until the function that it
+// returns is called: also by an agent that was asked to stop and lets them go.
+func (n *Node) startReport(ctx context.Context) (stop func()) {
+	if n.cluster == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var g lifecycle.Group
+	g.Go(ctx, "report", func(ctx context.Context) { n.cluster.report.Run(ctx) })
+	return func() {
+		cancel()
+		g.Wait()
+	}
 }
 
 // flushTimeout bounds what is written to the cluster by an agent that ends.

@@ -59,7 +59,7 @@ func (a *Agent) adoptAll(ctx context.Context, pods []Pod) {
 	}
 	a.mu.Unlock()
 	if dropped {
-		a.setFences()
+		a.syncNode()
 	}
 }
 
@@ -81,10 +81,8 @@ func (a *Agent) adoptOne(ctx context.Context, p Pod, wanted bool) {
 	a.mu.Lock()
 	delete(a.strays, p.UID)
 	a.mu.Unlock()
-	a.setFences()
-	if err := a.settle(ctx, at, p, false); err != nil {
-		a.log.Error("a pod is not as it should be", zap.Stringer("pod", at), zap.Error(err))
-	}
+	a.syncNode()
+	a.complain(at, a.settle(ctx, at, p, false))
 }
 
 // adopt finds the namespace of a pod that runs, by the runtime's word, and checks
@@ -147,7 +145,7 @@ func (a *Agent) strayed(p Pod, why error) {
 		a.log.Error("a pod belongs to the mesh, but cannot be found on the node", zap.String("pod", name), zap.String("uid", p.UID), zap.Error(why))
 	}
 	if lower {
-		a.setFences()
+		a.syncNode()
 	}
 	if !due {
 		return
@@ -173,5 +171,5 @@ func (a *Agent) strayed(p Pod, why error) {
 	a.mu.Unlock()
 	a.log.Error("a pod that belongs to the mesh cannot be taken in, and is fenced", zap.String("pod", name), zap.Strings("links", links), zap.Error(why))
 	a.report.Event(p.UID, p.Namespace, p.Name, "Fenced", fencedText(why))
-	a.setFences()
+	a.syncNode()
 }

@@ -123,8 +123,9 @@ type Agent struct {
 	host []netns.ID // namespaces that no pod may be in
 	node *netns.NS  // our own: that of the node
 
-	// fencing orders the writes of fences. It is taken before mu.
-	fencing sync.Mutex
+	// rules guards what the node holds. It is taken before mu.
+	rules  sync.Mutex
+	onNode nodeRules
 
 	// saving orders the writes of the state file. It is taken before mu.
 	saving sync.Mutex

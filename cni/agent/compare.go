@@ -28,6 +28,7 @@ func (a *Agent) compareLoop(ctx context.Context) error {
 		case <-a.kick:
 			a.compareAll(ctx)
 		case <-tick.C:
+			a.forgetNode()
 			a.compareAll(ctx)
 		case <-soon.C:
 			if !a.compareUnsettled(ctx) {
@@ -43,6 +44,9 @@ func (a *Agent) compareLoop(ctx context.Context) error {
 // compareAll compares one pod after the other, after those have been found that
 // were not known.
 func (a *Agent) compareAll(ctx context.Context) {
+	if a.answers() != nil {
+		return // there is nothing to compare with yet; what stands, stands
+	}
 	pods, err := a.pods.List(ctx)
 	if err == nil {
 		a.adoptAll(ctx, pods)
@@ -50,8 +54,9 @@ func (a *Agent) compareAll(ctx context.Context) {
 		a.log.Warn("the pods of this node cannot be listed", zap.Error(err))
 	}
 	a.compareEach(ctx, func(*attachment) bool { return true })
+	a.syncNode()
 	a.mu.Lock()
-	a.compared = a.compared || err == nil && a.sourceRead
+	a.compared = a.compared || err == nil
 	a.mu.Unlock()
 }
 
@@ -85,9 +90,7 @@ func (a *Agent) compareEach(ctx context.Context, which func(*attachment) bool) b
 		// No pod holds the others up for longer than a request may take.
 		ctx, cancel := context.WithTimeout(ctx, a.cfg.AnswerTimeout)
 		if at.lock(ctx) == nil {
-			if err := a.compare(ctx, at); err != nil && ctx.Err() == nil {
-				a.complain(at, err)
-			}
+			a.complain(at, a.compare(ctx, at))
 			at.unlock()
 		}
 		cancel()
@@ -95,12 +98,21 @@ func (a *Agent) compareEach(ctx context.Context, which func(*attachment) bool) b
 	return len(all) > 0
 }
 
-// complain logs why a pod is not as it should be, once per reason.
+// complain logs why a pod is not as it should be, once per reason, and when it is
+// again. The caller holds at.
 func (a *Agent) complain(at *attachment, err error) {
-	if text := err.Error(); text != at.complaint {
-		at.complaint = text
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	switch before := at.complaint; {
+	case text == before:
+	case text == "":
+		a.log.Info("a pod is as it should be again", zap.Stringer("pod", at))
+	default:
 		a.log.Error("a pod is not as it should be", zap.Stringer("pod", at), zap.Error(err))
 	}
+	at.complaint = text
 }
 
 // compare makes one pod what it should be. The caller holds at.

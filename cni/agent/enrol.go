@@ -51,6 +51,7 @@ func (a *Agent) Add(ctx context.Context, req event.Add) error {
 	}
 	defer at.unlock()
 	if err = a.settle(ctx, at, p, true); err == nil {
+		a.syncNode()
 		err = a.save()
 	}
 	if err != nil {
@@ -359,6 +360,7 @@ func (a *Agent) forget(ctx context.Context, at *attachment, reason string) {
 		delete(a.attachments, at.rec.Key)
 	}
 	a.mu.Unlock()
+	a.syncNode()
 	if err := at.ns.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		a.log.Warn("close a namespace", zap.Stringer("pod", at), zap.Error(err))
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -68,7 +69,7 @@ func (a *Agent) raise(at *attachment, why error) {
 	a.mu.Unlock()
 	a.log.Error("a pod that belongs to the mesh cannot be taken in, and is fenced", zap.Stringer("pod", at), zap.Strings("links", f.links), zap.Error(why))
 	a.report.Event(at.rec.UID, at.rec.Namespace, at.rec.Name, "Fenced", fencedText(why))
-	a.setFences()
+	a.syncNode()
 }
 
 // fencedText says why nothing passes to and from a pod, and what can be done.
@@ -91,26 +92,67 @@ func (a *Agent) lower(at *attachment) error {
 	at.fence, at.rec.FencedInside = fence{}, false
 	a.mu.Unlock()
 	a.log.Info("the fence of a pod is taken away", zap.Stringer("pod", at))
-	a.setFences()
+	a.syncNode()
 	return nil
 }
 
-// setFences has the node fence the interfaces of those pods that are to be, and
-// no others.
-func (a *Agent) setFences() {
-	a.fencing.Lock()
-	defer a.fencing.Unlock()
-	var links []string
+// nodeRules are what the node holds for its pods. Agent.rules guards them.
+type nodeRules struct {
+	known  bool         // the rest is what is there
+	fenced []string     // interfaces
+	probed []netip.Addr // pods whose probes get a source address
+}
+
+// syncNode has the node fence the interfaces of those pods that are to be, and no
+// others, and give probes of captured pods their source address, if that is how
+// they pass.
+func (a *Agent) syncNode() {
+	a.rules.Lock()
+	defer a.rules.Unlock()
+	var want nodeRules
 	a.mu.Lock()
 	for _, at := range a.attachments {
-		links = append(links, at.fence.links...)
+		want.fenced = append(want.fenced, at.fence.links...)
+		if at.rec.serving() {
+			want.probed = append(want.probed, at.rec.IPs...)
+		}
 	}
 	for _, s := range a.strays {
-		links = append(links, s.fence.links...)
+		want.fenced = append(want.fenced, s.fence.links...)
 	}
 	a.mu.Unlock()
-	slices.Sort(links)
-	if err := redirect.SetFences(a.node, slices.Compact(links)); err != nil {
-		a.log.Error("the fences of the node are not as they should be", zap.Strings("links", links), zap.Error(err))
+	slices.Sort(want.fenced)
+	want.fenced = slices.Compact(want.fenced)
+	slices.SortFunc(want.probed, netip.Addr.Compare)
+	want.probed = slices.Compact(want.probed)
+	if err := a.writeNode(want); err != nil {
+		a.log.Error("the rules of the node are not as they should be", zap.Strings("fenced", want.fenced), zap.Error(err))
 	}
+}
+
+// writeNode writes what differs from what is there. The caller holds a.rules.
+func (a *Agent) writeNode(want nodeRules) error {
+	have := a.onNode
+	a.onNode.known = false
+	if !have.known || !slices.Equal(have.fenced, want.fenced) {
+		if err := redirect.SetFences(a.node, want.fenced); err != nil {
+			return err
+		}
+	}
+	probes := a.cfg.ProbeV4.IsValid() || a.cfg.ProbeV6.IsValid()
+	if !have.known || probes && !slices.Equal(have.probed, want.probed) {
+		if err := redirect.SetProbes(a.node, want.probed, a.cfg.ProbeV4, a.cfg.ProbeV6); err != nil {
+			return err
+		}
+	}
+	want.known = true
+	a.onNode = want
+	return nil
+}
+
+// forgetNode has everything on the node looked at anew.
+func (a *Agent) forgetNode() {
+	a.rules.Lock()
+	a.onNode.known = false
+	a.rules.Unlock()
 }

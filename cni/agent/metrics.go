@@ -11,6 +11,7 @@ import (
 // the gauges ask it.
 type metrics struct {
 	requests *prometheus.CounterVec
+	took     *prometheus.HistogramVec
 	repaired prometheus.Counter
 }
 
@@ -20,11 +21,15 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ambit_cni_requests_total", Help: "Requests of the CNI plugin, by request and result.",
 		}, []string{"request", "result"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "ambit_cni_request_seconds", Help: "How long requests of the CNI plugin took: what the mesh adds to the start of a pod.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"request"}),
 		repaired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ambit_cni_rules_repaired_total", Help: "Times that the rules of a pod were not as written.",
 		}),
 	}
-	errs := []error{reg.Register(m.requests), reg.Register(m.repaired)}
+	errs := []error{reg.Register(m.requests), reg.Register(m.took), reg.Register(m.repaired)}
 	errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ambit_cni_ztunnel_connected", Help: "1 while a ztunnel is connected and has its snapshot.",
 	}, func() float64 {

@@ -2,10 +2,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"go.uber.org/zap"
 )
@@ -121,6 +126,10 @@ func (a *Agent) retract(ctx context.Context, at *attachment, reason string) {
 	}
 }
 
+// leaveTimeout bounds how long an agent whose mesh leaves the node waits for
+// connections to end: a part of the time that a kubelet gives it.
+const leaveTimeout = 20 * time.Second
+
 // end is what happens when the agent was asked to stop: nothing, unless the mesh
 // leaves the node for good.
 func (a *Agent) end(ctx context.Context) {
@@ -128,25 +137,49 @@ func (a *Agent) end(ctx context.Context) {
 	if a.leaving == nil || !a.leaving(ctx) {
 		return
 	}
-	a.log.Info("the mesh leaves this node: pods are released")
 	a.mu.Lock()
 	all := make([]*attachment, 0, len(a.attachments))
 	for _, at := range a.attachments {
 		all = append(all, at)
 	}
 	a.mu.Unlock()
+	a.log.Info("the mesh leaves this node: pods are released", zap.Int("pods", len(all)))
+	if err := errors.Join(redirect.SetFences(a.node, nil), redirect.SetProbes(a.node, nil)); err != nil {
+		a.log.Error("the rules of the node cannot be taken away", zap.Error(err))
+	}
+	for _, at := range all {
+		a.startLeaving(at)
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	for wait := a.cfg.ReleaseLinger; lifecycle.Sleep(ctx, wait) == nil && slices.ContainsFunc(all, a.carries); {
+		wait = 200 * time.Millisecond
+	}
 	for _, at := range all {
 		if err := redirect.Remove(at.ns); err != nil {
 			a.log.Error("the rules of a pod cannot be taken away", zap.Stringer("pod", at), zap.Error(err))
 		}
-		if at.fence.inside || at.rec.FencedInside {
-			if err := redirect.OpenInside(at.ns); err != nil {
-				a.log.Error("the fence of a pod cannot be taken away", zap.Stringer("pod", at), zap.Error(err))
-			}
-		}
-		a.report.Mark(at.rec.UID, at.rec.Namespace, at.rec.Name, Unmarked)
 	}
-	if err := redirect.SetFences(a.node, nil); err != nil {
-		a.log.Error("the fences of the node cannot be taken away", zap.Error(err))
+	if err := os.Remove(a.cfg.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Warn("the state file is left", zap.Error(err))
+	}
+}
+
+// startLeaving has nothing new of the pod captured.
+func (a *Agent) startLeaving(at *attachment) {
+	var err error
+	if at.rec.serving() {
+		cfg := at.rec.Redirect
+		cfg.Releasing = true
+		_, err = redirect.Reconcile(at.ns, cfg)
+	}
+	if at.rec.FencedInside {
+		err = errors.Join(err, redirect.OpenInside(at.ns))
+	}
+	if err != nil {
+		a.log.Error("the rules of a pod cannot be taken away", zap.Stringer("pod", at), zap.Error(err))
+	}
+	if at.rec.Captured || at.mark != Unmarked {
+		a.report.Mark(at.rec.UID, at.rec.Namespace, at.rec.Name, Unmarked)
 	}
 }

@@ -99,6 +99,8 @@ func answer[T any](a *Agent, name string, do func(context.Context, T) error) htt
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeoutCause(r.Context(), a.cfg.AnswerTimeout, fmt.Errorf("it took longer than %v", a.cfg.AnswerTimeout))
 		defer cancel()
+		began := time.Now()
+		defer func() { a.metrics.took.WithLabelValues(name).Observe(time.Since(began).Seconds()) }()
 		var req T
 		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodySize)).Decode(&req)
 		if err != nil {

@@ -87,7 +87,7 @@ func (r *Reporter) wake() {
 }
 
 // Run writes until ctx ends.
-func (r *Reporter) Run(ctx context.Context) error {
+func (r *Reporter) Run(ctx context.Context) {
 	retry := lifecycle.Backoff{Initial: 50 * time.Millisecond, Max: 5 * time.Second}
 	for {
 		wait := time.Duration(1 << 62)
@@ -100,7 +100,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			return
 		case <-r.kick:
 		case <-timer.C:
 		}

@@ -137,20 +137,7 @@ func FenceInside(pod *netns.NS) error {
 
 // OpenInside takes away what FenceInside has written. What is not there is no
 // error.
-func OpenInside(pod *netns.NS) error {
-	return withNftables(pod, func(c *nftables.Conn) error {
-		tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-		if err != nil {
-			return fmt.Errorf("list tables: %w", err)
-		}
-		for _, t := range tables {
-			if t.Name == FenceTable {
-				c.DelTable(t)
-			}
-		}
-		return c.Flush()
-	})
-}
+func OpenInside(pod *netns.NS) error { return removeTable(pod, FenceTable) }
 
 // LinksInto returns the interfaces of the node whose other end is in the pod's
 // namespace. The namespace is not entered.

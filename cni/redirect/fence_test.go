@@ -12,8 +12,15 @@ import (
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 )
 
+// Tries of a tenth of a second each: what must arrive may wait for a neighbour or
+// a bridge; what must not has long enough to do so.
+const (
+	many = 50
+	few  = 3
+)
+
 // passes says whether a datagram from one namespace arrives at the other.
-func passes(t *testing.T, from, to *netns.NS, at netip.Addr) bool {
+func passes(t *testing.T, from, to *netns.NS, at netip.Addr, tries int) bool {
 	t.Helper()
 	var server net.PacketConn
 	netnstest.Do(t, to, func() (err error) {
@@ -28,7 +35,7 @@ func passes(t *testing.T, from, to *netns.NS, at netip.Addr) bool {
 			return err
 		}
 		defer c.Close()
-		for range 5 {
+		for range tries {
 			if _, err := c.Write([]byte("x")); err != nil {
 				continue // what a fence at our own side says
 			}
@@ -46,10 +53,14 @@ func passes(t *testing.T, from, to *netns.NS, at netip.Addr) bool {
 // wantPass checks both directions.
 func (w world) wantPass(t *testing.T, s stack, want bool, when string) {
 	t.Helper()
-	if got := passes(t, w.pod, w.outside, s.outside); got != want {
+	tries := few
+	if want {
+		tries = many
+	}
+	if got := passes(t, w.pod, w.outside, s.outside, tries); got != want {
 		t.Errorf("%s: from the pod passes %v, want %v", when, got, want)
 	}
-	if got := passes(t, w.outside, w.pod, s.pod); got != want {
+	if got := passes(t, w.outside, w.pod, s.pod, tries); got != want {
 		t.Errorf("%s: to the pod passes %v, want %v", when, got, want)
 	}
 }
@@ -85,7 +96,7 @@ func TestFences(t *testing.T) {
 				}
 			}
 			w.wantPass(t, s, false, "fenced inside")
-			if !passes(t, w.pod, w.pod, s.loopback) {
+			if !passes(t, w.pod, w.pod, s.loopback, many) {
 				t.Error("the pod does not reach itself")
 			}
 			for range 2 {
@@ -130,7 +141,7 @@ func TestLinkBehindABridge(t *testing.T) {
 	netnstest.Veth(t, netnstest.End{NS: pod, Name: "eth0", Prefixes: []netip.Prefix{at}}, netnstest.End{NS: node, Name: "veth7"})
 	netnstest.Bridge(t, node, "cni0", "veth7")
 	netnstest.Addr(t, node, "cni0", netip.MustParsePrefix("10.74.0.1/24"))
-	if !passes(t, node, pod, at.Addr()) {
+	if !passes(t, node, pod, at.Addr(), many) {
 		t.Fatal("the node does not reach the pod")
 	}
 	if got, err := redirect.LinkTo(node, at.Addr()); err != nil || got != "veth7" {

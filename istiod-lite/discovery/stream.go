@@ -21,7 +21,7 @@ import (
 
 // Limits on what a client can make us hold. All are our choice.
 const (
-	// maxTypes is how many types one client may ask for; we serve two.
+	// maxTypes is how many types one client may ask for; we serve five.
 	maxTypes = 8
 	// maxTextBytes of a client's words are kept for status and log.
 	maxTextBytes = 1024

@@ -42,6 +42,7 @@ var formats = map[model.Kind]format{
 	model.KindService:             {"", []string{"v1"}, plain[corev1.Service]},
 	model.KindEndpointSlice:       {"discovery.k8s.io", []string{"v1"}, plain[discoveryapi.EndpointSlice]},
 	model.KindGateway:             {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.Gateway]},
+	model.KindHTTPRoute:           {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.HTTPRoute]},
 	model.KindAuthorizationPolicy: {"security.istio.io", []string{"v1", "v1beta1"}, authorizationPolicy},
 	model.KindPeerAuthentication:  {"security.istio.io", []string{"v1", "v1beta1"}, peerAuthentication},
 	model.KindWorkloadEntry:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, workloadEntry},

@@ -64,6 +64,7 @@ func kinds() []*kind {
 		custom[networking.ServiceEntry, networking.ServiceEntryList](model.KindServiceEntry, "networking.istio.io", networkingVersions(), "serviceentries"),
 		custom[networking.WorkloadEntry, networking.WorkloadEntryList](model.KindWorkloadEntry, "networking.istio.io", networkingVersions(), "workloadentries"),
 		custom[gateway.Gateway, gateway.GatewayList](model.KindGateway, "gateway.networking.k8s.io", gatewayVersions(), "gateways"),
+		custom[gateway.HTTPRoute, gateway.HTTPRouteList](model.KindHTTPRoute, "gateway.networking.k8s.io", gatewayVersions(), "httproutes"),
 	}
 }
 

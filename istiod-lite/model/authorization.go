@@ -20,16 +20,21 @@ import (
 // enforce never makes a policy more permissive: rules of ALLOW policies that need
 // HTTP are left out, DENY policies deny without looking at HTTP.
 func (m *Model) fromPolicy(p *security.AuthorizationPolicy) ([]*Resource, []Condition) {
-	if hasTargets(&p.Spec) {
-		return nil, []Condition{{
-			Type: ConditionWaypoint, Reason: ReasonNotBound,
-			Message: "this control plane runs no waypoints, and a policy with targetRefs is enforced nowhere else; use a selector for rules on identities, addresses and ports",
-		}}
-	}
 	dryRun, err := dryRunOf(p)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, []Condition{notAccepted("annotation %s: %v", annotation.IoIstioDryRun.Name, err)}
+	}
+	whole, bad := m.waypointPolicy(p, dryRun)
+	if hasTargets(&p.Spec) {
+		return []*Resource{whole}, []Condition{m.targetCondition(p, bad)}
+	}
+	resources, conditions := m.fromPolicyBelow(p, dryRun)
+	return append(resources, whole), conditions
+}
+
+// fromPolicyBelow is the part of a policy that node proxies enforce.
+func (m *Model) fromPolicyBelow(p *security.AuthorizationPolicy, dryRun bool) ([]*Resource, []Condition) {
+	switch {
 	case dryRun && !m.cfg.DryRun:
 		return nil, []Condition{notAccepted("not sent: dry-run policies are switched off, because proxies that do not know them would enforce them")}
 	case p.Spec.Action != api.AuthorizationPolicy_ALLOW && p.Spec.Action != api.AuthorizationPolicy_DENY:
@@ -39,13 +44,65 @@ func (m *Model) fromPolicy(p *security.AuthorizationPolicy) ([]*Resource, []Cond
 	if p.Spec.Action == api.AuthorizationPolicy_DENY {
 		a.Action = securityapi.Action_DENY
 	}
-	c := converter{namespace: p.Namespace, deny: a.Action == securityapi.Action_DENY, http: map[string]bool{}}
+	c := converter{namespace: p.Namespace, deny: a.Action == securityapi.Action_DENY, http: map[string]bool{}, waypoints: m.waypointsNear(p.Namespace)}
 	for i, rule := range p.Spec.Rules {
 		if r := c.rule(fmt.Sprintf("spec.rules[%d]", i), rule); r != nil {
 			a.Rules = append(a.Rules, r)
 		}
 	}
-	return []*Resource{authorizationResource(a)}, []Condition{c.condition(a)}
+	condition := c.condition(a)
+	m.letWaypointsPass(a)
+	return []*Resource{authorizationResource(a)}, []Condition{condition}
+}
+
+// targetCondition says what becomes of a policy that is attached to objects by
+// name.
+func (m *Model) targetCondition(p *security.AuthorizationPolicy, bad []string) Condition {
+	targets := m.policyTargets(p)
+	served := false
+	for _, t := range targets {
+		served = served || m.isServed(t)
+	}
+	switch {
+	case len(targets) == 0:
+		return Condition{Type: ConditionWaypoint, Reason: ReasonTargetNotFound,
+			Message: "no targetRef names a Service, ServiceEntry or Gateway of the policy's namespace, or, in the root namespace, a GatewayClass"}
+	case !served:
+		return Condition{Type: ConditionWaypoint, Reason: ReasonNotBound,
+			Message: "no target is bound to a waypoint, and a policy with targetRefs is enforced nowhere else; use a selector for rules on identities, addresses and ports"}
+	case len(bad) > 0:
+		return Condition{Type: ConditionWaypoint, Reason: ReasonPartlyInvalid, Message: "rules that could not be read are left out: " + strings.Join(bad, "; ")}
+	case p.Spec.Action == api.AuthorizationPolicy_CUSTOM:
+		return Condition{Type: ConditionWaypoint, Reason: ReasonUnsupported, Message: "requests that match are refused: no provider is known here"}
+	}
+	return Condition{Type: ConditionWaypoint, True: true, Reason: ReasonAccepted}
+}
+
+// isServed reports whether a target of policies stands, and has a waypoint if it
+// needs one.
+func (m *Model) isServed(target Key) bool {
+	if target.Kind == kindGatewayClass {
+		return true
+	}
+	s := m.spaces[target.Namespace]
+	if s == nil {
+		return false
+	}
+	switch target.Kind {
+	case KindGateway:
+		return s.gateways[target.Name] != nil
+	case KindService:
+		if o := s.services[target.Name]; o != nil {
+			_, ok := m.boundTo(&o.ObjectMeta)
+			return ok
+		}
+	case KindServiceEntry:
+		if o := s.serviceEntries[target.Name]; o != nil {
+			_, ok := m.boundTo(&o.ObjectMeta)
+			return ok
+		}
+	}
+	return false
 }
 
 // notAccepted says why a policy is not enforced.
@@ -121,6 +178,7 @@ type converter struct {
 	namespace string
 	deny      bool
 	http      map[string]bool // attributes that only a waypoint can see
+	waypoints []string        // principals of those that serve workloads of the policy
 	bad       []string        // values that were left out, and why
 }
 
@@ -315,7 +373,10 @@ func (c *converter) accounts(texts []string) []*securityapi.ServiceAccountMatch 
 func (c *converter) condition(a *securityapi.Authorization) Condition {
 	result := Condition{Type: ConditionZtunnel, True: true, Reason: ReasonAccepted}
 	var notes []string
-	if len(c.http) > 0 {
+	if len(c.http) > 0 && len(c.waypoints) > 0 {
+		notes = append(notes, "what asks for "+strings.Join(slices.Sorted(maps.Keys(c.http)), ", ")+" is enforced by "+strings.Join(c.waypoints, ", ")+
+			" for what is bound there; who calls a workload around a waypoint gets only what the other rules give")
+	} else if len(c.http) > 0 {
 		result.Reason = ReasonUnsupported
 		found := strings.Join(slices.Sorted(maps.Keys(c.http)), ", ")
 		switch {

@@ -14,15 +14,18 @@ const (
 	ConditionBound        = "istio.io/WaypointBound"
 	ConditionDistribution = "TrafficDistributionAccepted"
 	ConditionAccepted     = "Accepted"
+	ConditionResolvedRefs = "ResolvedRefs"
 )
 
 // Reasons of conditions.
 const (
-	ReasonAccepted     = "Accepted"
-	ReasonUnsupported  = "UnsupportedValue"
-	ReasonInvalid      = "Invalid"
-	ReasonNotBound     = "AncestorNotBound"
-	ReasonHostnameUsed = "HostnameConflict"
+	ReasonAccepted       = "Accepted"
+	ReasonUnsupported    = "UnsupportedValue"
+	ReasonInvalid        = "Invalid"
+	ReasonNotBound       = "AncestorNotBound"
+	ReasonTargetNotFound = "TargetNotFound"
+	ReasonPartlyInvalid  = "PartiallyInvalid"
+	ReasonHostnameUsed   = "HostnameConflict"
 
 	ReasonWaypointAccepted = "WaypointAccepted"
 	ReasonNoWaypoint       = "WaypointIsNotReady"
@@ -49,6 +52,6 @@ func invalid(path string, err error) Condition {
 func (m *Model) fromGateway(g *gateway.Gateway) ([]*Resource, []Condition) {
 	return nil, []Condition{{
 		Type: ConditionAccepted, Reason: ReasonUnsupported,
-		Message: fmt.Sprintf("class %s: this control plane runs no gateways; as a waypoint it counts as soon as a Service of its name stands in its namespace", g.Spec.GatewayClassName),
+		Message: fmt.Sprintf("class %s: this control plane makes no Deployments; as a waypoint it counts as soon as a Service of its name stands in its namespace", g.Spec.GatewayClassName),
 	}}
 }

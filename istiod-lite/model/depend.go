@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +30,26 @@ func (m *Model) dependOnNamespace(namespace string, d dirty) {
 	}
 	for name := range s.entries {
 		d.add(Key{KindWorkloadEntry, namespace, name})
+	}
+	m.markPolicies(namespace, d)
+}
+
+// dependOnPod marks the services whose ports lead to one that the pod names: they
+// say which ports only their waypoint may call.
+func (m *Model) dependOnPod(key Key, old, now *corev1.Pod, d dirty) {
+	d.add(key)
+	for name, service := range m.space(key.Namespace).services {
+		if !slices.ContainsFunc(portsOf(service), func(p servicePort) bool { return p.targetName != "" }) {
+			continue
+		}
+		if _, ok := m.boundTo(&service.ObjectMeta); !ok {
+			continue
+		}
+		for _, pod := range []*corev1.Pod{old, now} {
+			if pod != nil && len(service.Spec.Selector) > 0 && selects(service.Spec.Selector, pod.Labels) {
+				d.add(Key{KindService, key.Namespace, name})
+			}
+		}
 	}
 }
 
@@ -60,22 +82,25 @@ func (m *Model) indexPod(key Key, old, now *corev1.Pod) {
 // service entries, which yield to a service of the same host name.
 func (m *Model) dependOnService(key Key, old, now *corev1.Service, d dirty) {
 	d.add(key)
-	s := m.space(key.Namespace)
 	for _, service := range []*corev1.Service{old, now} {
 		if service != nil {
 			m.markSelected(key.Namespace, service.Spec.Selector, true, d)
 		}
 	}
-	for name, slice := range s.slices {
-		if serviceOf(slice) != key.Name {
-			continue
-		}
-		d.add(Key{KindEndpointSlice, key.Namespace, name})
-		for _, pod := range podsOf(slice) {
-			d.add(Key{KindPod, key.Namespace, pod})
-		}
+	if isBound(old) != isBound(now) {
+		m.markPolicies(key.Namespace, d)
 	}
+	m.markSlices(key, d)
 	m.markServiceEntries(key.Namespace, d)
+}
+
+// isBound is the waypoint that a service asks for itself; the zero bound if none.
+func isBound(s *corev1.Service) bound {
+	if s == nil {
+		return bound{}
+	}
+	b, _ := boundBy(s.Labels, s.Namespace)
+	return b
 }
 
 // dependOnSlice marks the pods of which a slice says something else than before:
@@ -207,6 +232,11 @@ func (m *Model) markSelected(namespace string, selector map[string]string, ofSer
 	}
 	if ofService {
 		return
+	}
+	if len(selector) == 0 {
+		for name := range s.slices { // their endpoints have no labels
+			d.add(Key{KindEndpointSlice, namespace, name})
+		}
 	}
 	for name, entry := range s.serviceEntries {
 		if selects(selector, entry.Labels) {

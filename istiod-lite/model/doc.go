@@ -15,6 +15,9 @@
 //	service.go, entry.go       objects to services
 //	authorization.go           AuthorizationPolicy to Authorization
 //	peerauth.go                PeerAuthentication to Authorization
+//	requests.go                HTTPRoute and bindings to what waypoints do
+//	requests_policy.go         AuthorizationPolicy to what waypoints enforce
+//	attach.go                  what routes and policies are attached to
 //	waypoint.go                labels to waypoints, those that cannot be used included
 //	depend.go                  which objects must be derived anew after an event
 //	validate.go                what is wrong with an object, and at which field

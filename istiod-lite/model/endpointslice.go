@@ -40,6 +40,7 @@ func (m *Model) fromSlice(es *discoveryapi.EndpointSlice) ([]*Resource, []Condit
 			w.Status = workloadapi.WorkloadStatus_UNHEALTHY
 		}
 		resources = append(resources, workloadResource(w))
+		resources = append(resources, m.waypointEndpoint(w, nil, false)...)
 	}
 	return resources, nil
 }

@@ -41,7 +41,7 @@ func (m *Model) fromWorkloadEntry(e *networking.WorkloadEntry) ([]*Resource, []C
 	}
 	var conditions []Condition
 	w.Waypoint, conditions = m.waypointOf(&e.ObjectMeta, toWorkload)
-	return []*Resource{workloadResource(w)}, conditions
+	return append([]*Resource{workloadResource(w)}, m.waypointEndpoint(w, labels, w.Waypoint != nil)...), conditions
 }
 
 // labelsOf are the labels of a WorkloadEntry, which may stand in two places.
@@ -141,6 +141,7 @@ func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Con
 			s.Ports = append(s.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
 		}
 		resources = append(resources, serviceResource(s))
+		resources = append(resources, m.waypointService(&e.ObjectMeta, KindServiceEntry, host, portsOfEntry(e))...)
 	}
 	return append(resources, m.inlineEndpoints(e, hosts)...), conditions
 }
@@ -266,6 +267,7 @@ func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*R
 			w.Services[e.Namespace+"/"+host] = entryPorts(spec, portsOfEntry(e))
 		}
 		resources = append(resources, workloadResource(w))
+		resources = append(resources, m.waypointEndpoint(w, e.Labels, w.Waypoint != nil)...)
 	}
 	for _, spec := range e.Spec.GetEndpoints() {
 		add(spec, hosts)

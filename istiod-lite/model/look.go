@@ -54,6 +54,8 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[networking.ServiceEntry, *networking.ServiceEntry](s.serviceEntries)
 	case KindGateway:
 		return shelfOf[gateway.Gateway, *gateway.Gateway](s.gateways)
+	case KindHTTPRoute:
+		return shelfOf[gateway.HTTPRoute, *gateway.HTTPRoute](s.httpRoutes)
 	}
 	return nil
 }

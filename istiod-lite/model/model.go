@@ -46,6 +46,8 @@ type Model struct {
 	nodes  map[string]*corev1.Node
 	onNode map[string]map[Key]*corev1.Pod // pods by node
 
+	attached map[Key]map[Key]struct{} // routes and policies by the objects that they name
+
 	derived    map[Key][]*Resource // what came of each object
 	resources  map[resourceKey]*Resource
 	conditions map[Key][]Condition
@@ -68,6 +70,7 @@ type space struct {
 	entries        map[string]*networking.WorkloadEntry
 	serviceEntries map[string]*networking.ServiceEntry
 	gateways       map[string]*gateway.Gateway
+	httpRoutes     map[string]*gateway.HTTPRoute
 
 	podSlices map[string]map[string]bool // names of slices that refer to a pod
 }
@@ -79,6 +82,7 @@ func New(cfg Config) *Model {
 		spaces:     map[string]*space{},
 		nodes:      map[string]*corev1.Node{},
 		onNode:     map[string]map[Key]*corev1.Pod{},
+		attached:   map[Key]map[Key]struct{}{},
 		derived:    map[Key][]*Resource{},
 		resources:  map[resourceKey]*Resource{},
 		conditions: map[Key][]Condition{},
@@ -93,6 +97,7 @@ func (m *Model) Apply(events ...Event) []Change {
 	for _, e := range events {
 		m.apply(e, d)
 	}
+	m.spread(d)
 	before := map[resourceKey]*Resource{}
 	conditions := map[Key][]Condition{}
 	for key := range d {
@@ -131,7 +136,7 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindPod:
 		old, now := replace(s.pods, e)
 		m.indexPod(e.Key, old, now)
-		d.add(e.Key)
+		m.dependOnPod(e.Key, old, now, d)
 	case KindService:
 		old, now := replace(s.services, e)
 		m.dependOnService(e.Key, old, now, d)
@@ -144,6 +149,7 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindAuthorizationPolicy:
 		old, now := replace(s.policies, e)
 		m.dependOnPolicy(e.Key, old, now, d)
+		m.attachTo(e.Key, m.policyTargets(old), m.policyTargets(now), d)
 	case KindPeerAuthentication:
 		old, now := replace(s.peers, e)
 		m.dependOnPeerAuthentication(e.Key, old, now, d)
@@ -157,6 +163,9 @@ func (m *Model) apply(e Event, d dirty) {
 		replace(s.gateways, e)
 		d.add(e.Key)
 		m.dependOnGateway(e.Key, d)
+	case KindHTTPRoute:
+		old, now := replace(s.httpRoutes, e)
+		m.attachTo(e.Key, routeTargets(old), routeTargets(now), d)
 	}
 }
 
@@ -173,6 +182,7 @@ func (m *Model) space(namespace string) *space {
 			entries:        map[string]*networking.WorkloadEntry{},
 			serviceEntries: map[string]*networking.ServiceEntry{},
 			gateways:       map[string]*gateway.Gateway{},
+			httpRoutes:     map[string]*gateway.HTTPRoute{},
 			podSlices:      map[string]map[string]bool{},
 		}
 		m.spaces[namespace] = s
@@ -265,6 +275,10 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 	case KindGateway:
 		if g := s.gateways[key.Name]; g != nil {
 			return m.fromGateway(g)
+		}
+	case KindHTTPRoute:
+		if r := s.httpRoutes[key.Name]; r != nil {
+			return nil, m.fromHTTPRoute(r)
 		}
 	}
 	return nil, nil

@@ -40,7 +40,7 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 		ClusterId:             m.cfg.ClusterID,
 		Locality:              m.localityOf(p.Spec.NodeName),
 		Services:              m.servicesOfPod(s, p),
-		AuthorizationPolicies: m.policiesFor(p.Namespace, p.Labels),
+		AuthorizationPolicies: append(m.policiesFor(p.Namespace, p.Labels), m.throughPolicies(p)...),
 	}
 	w.CanonicalName, w.CanonicalRevision = canonical(p.Labels, w.WorkloadName)
 	w.TunnelProtocol, w.NativeTunnel = tunnelOf(p.Labels, p.Annotations)
@@ -52,7 +52,7 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	}
 	var conditions []Condition
 	w.Waypoint, conditions = m.waypointOf(&p.ObjectMeta, toWorkload)
-	return []*Resource{workloadResource(w)}, conditions
+	return append([]*Resource{workloadResource(w)}, m.waypointEndpoint(w, p.Labels, w.Waypoint != nil)...), conditions
 }
 
 // HasEnded reports whether none of the pod's containers will ever run again.

@@ -121,6 +121,13 @@ func randomEvent(t *testing.T, r *rand.Rand) model.Event {
 		"apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n" + meta("we1", "we2") + "spec: {address: 10.2.0." + pick("1", "2") + pick("", ", labels: {app: "+pick("u", "v")+"}") + "}\n",
 		"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n" + meta("se1", "se2", "se3") + "spec: {hosts: " + hosts + ", ports: [{number: 80, name: http}], resolution: " + pick("STATIC", "NONE", "DNS") + pick("", ", workloadSelector: {labels: {app: "+app+"}}", ", endpoints: [{address: 10.3.0.1}]") + "}\n",
 	}
+	route := func(kind, version, rules string) string {
+		return "apiVersion: " + version + "\nkind: " + kind + "\n" + meta("r1", "r2") + rules
+	}
+	texts = append(texts,
+		route("HTTPRoute", "gateway.networking.k8s.io/v1", "spec: {parentRefs: [{group: '', kind: Service, name: "+pick("web", "db")+pick("", ", namespace: a", ", port: 80")+"}], rules: [{backendRefs: [{name: "+pick("web", "db")+", port: "+pick("80", "81")+pick("", ", namespace: b")+"}]}]}\n"),
+		route("AuthorizationPolicy", "security.istio.io/v1", "spec: {targetRefs: [{"+pick("group: '', kind: Service, name: web", "group: gateway.networking.k8s.io, kind: Gateway, name: wp", "group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint", "group: networking.istio.io, kind: ServiceEntry, name: se1")+"}], rules: [{}]}\n"),
+	)
 	return mustEvents(t, texts[r.IntN(len(texts))])[0]
 }
 

@@ -42,7 +42,10 @@ func (m *Model) fromService(s *corev1.Service) ([]*Resource, []Condition) {
 	waypoint, more := m.waypointOf(&s.ObjectMeta, toService)
 	service.Waypoint = waypoint
 	service.IngressUseWaypoint = waypoint != nil && m.ingressUsesWaypoint(&s.ObjectMeta)
-	return []*Resource{serviceResource(service)}, append(conditions, more...)
+	resources := []*Resource{serviceResource(service)}
+	resources = append(resources, m.waypointService(&s.ObjectMeta, KindService, service.Hostname, portsOf(s))...)
+	resources = append(resources, m.throughWaypoint(s)...)
+	return resources, append(conditions, more...)
 }
 
 // ingressUsesWaypoint reports whether gateways that let traffic into the mesh send

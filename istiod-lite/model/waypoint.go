@@ -42,7 +42,7 @@ type bound struct {
 // boundTo reads the label of an object, else of its namespace. ok is false when
 // there is none, or the object has opted out, or belongs to a waypoint itself.
 func (m *Model) boundTo(o *metav1.ObjectMeta) (b bound, ok bool) {
-	if o.Labels[label.IoK8sNetworkingGatewayGatewayName.Name] != "" {
+	if o.Labels[label.IoK8sNetworkingGatewayGatewayName.Name] != "" || m.isGateway(o) {
 		return bound{}, false
 	}
 	if b, ok := boundBy(o.Labels, o.Namespace); ok || o.Labels[label.IoIstioUseWaypoint.Name] == noWaypoint {
@@ -55,6 +55,13 @@ func (m *Model) boundTo(o *metav1.ObjectMeta) (b bound, ok bool) {
 	b, ok = boundBy(s.namespace.Labels, o.Namespace)
 	b.own = false
 	return b, ok
+}
+
+// isGateway reports whether an object has the name of a Gateway of its namespace:
+// what stands for a waypoint has none itself.
+func (m *Model) isGateway(o *metav1.ObjectMeta) bool {
+	s := m.spaces[o.Namespace]
+	return s != nil && o.Name != "" && s.gateways[o.Name] != nil
 }
 
 // boundBy reads the labels of an object in a namespace, or of the namespace.
@@ -222,10 +229,17 @@ func (m *Model) fromNamespace(namespace string) []Condition {
 // its namespace.
 func (m *Model) dependOnGateway(key Key, d dirty) {
 	key.Kind = KindGateway
+	// What has its name stands for it, and is bound to nothing.
+	m.markTarget(Key{KindService, key.Namespace, key.Name}, d)
+	m.markTarget(Key{KindServiceEntry, key.Namespace, key.Name}, d)
+	d.add(Key{KindPod, key.Namespace, key.Name})
+	d.add(Key{KindWorkloadEntry, key.Namespace, key.Name})
 	for name, s := range m.spaces {
+		found := false
 		mark := func(kind Kind, o Object) {
 			if b, ok := m.boundTo(&metav1.ObjectMeta{Namespace: name, Labels: o.GetLabels()}); ok && b.gateway == key {
 				d.add(Key{kind, name, o.GetName()})
+				found = true
 			}
 		}
 		for _, o := range s.services {
@@ -243,7 +257,11 @@ func (m *Model) dependOnGateway(key Key, d dirty) {
 		if s.namespace != nil {
 			if b, ok := boundBy(s.namespace.Labels, name); ok && b.gateway == key {
 				d.add(Key{Kind: KindNamespace, Name: name})
+				found = true
 			}
+		}
+		if found {
+			m.markPolicies(name, d)
 		}
 	}
 }

@@ -52,6 +52,9 @@ func (b *body) Buffered() int {
 	return b.r.Buffered()
 }
 
+// Whole implements [message.Body].
+func (b *body) Whole() bool { return b.done || b.how == counted && int64(b.r.Buffered()) >= b.left }
+
 // Trailer implements [message.Body].
 func (b *body) Trailer() message.Fields { return b.tail }
 

@@ -188,3 +188,18 @@ func (r *Reader) headError(err error) error {
 	}
 	return err
 }
+
+// Peek is what has been read and not parsed.
+func (r *Reader) Peek() []byte { return r.buf[r.r:r.w] }
+
+// More reads once more behind what is there.
+func (r *Reader) More() error {
+	if r.buf != nil {
+		r.room()
+	}
+	return r.fill()
+}
+
+// Forgive forgets an error of the source, such as a deadline that has passed and
+// counts no more.
+func (r *Reader) Forgive() { r.err = nil }

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 x/net/http2 is the other end here, and is not deprecated before Go 1.27.
+
 package http2
 
 import (

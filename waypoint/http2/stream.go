@@ -2,6 +2,7 @@ package http2
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type recvHalf struct {
 	gotHead bool
 	ended   bool // the peer has said all
 	dropped bool // nobody reads any more
+	stopped bool // Read fails
 	tail    message.Fields
 	ready   sync.Cond
 }
@@ -160,6 +162,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	for len(s.recv.data) == s.recv.read {
 		switch {
+		case s.recv.stopped:
+			c.mu.Unlock()
+			return 0, ErrNotWanted
 		case s.recv.ended:
 			c.mu.Unlock()
 			return 0, io.EOF
@@ -204,6 +209,13 @@ func (s *Stream) Buffered() int {
 		return len(s.recv.data) - s.recv.read + 1 // the end can be read as well
 	}
 	return len(s.recv.data) - s.recv.read
+}
+
+// Whole implements [message.Body].
+func (s *Stream) Whole() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.recv.ended
 }
 
 // Trailer implements [message.Body].
@@ -319,3 +331,19 @@ func appendFields(p []byte, fields message.Fields) []byte {
 	}
 	return p
 }
+
+// ErrNotWanted is why a body is read no further: nobody wants the rest.
+var ErrNotWanted = errors.New("the rest of the body is not wanted")
+
+// StopReading makes Read fail, now and later; what still comes is thrown away.
+func (s *Stream) StopReading() {
+	s.c.mu.Lock()
+	s.dropLocked()
+	s.recv.stopped = true
+	s.recv.ready.Broadcast()
+	s.c.mu.Unlock()
+	s.c.flush()
+}
+
+// Break ends the stream so that the peer does not take the answer for complete.
+func (s *Stream) Break() { s.Reset(http2.ErrCodeInternal) }

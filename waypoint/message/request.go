@@ -72,6 +72,8 @@ type Body interface {
 	// Buffered is how many bytes Read could return now without waiting. Zero may
 	// also mean that it is not known.
 	Buffered() int
+	// Whole reports whether all of it has come and can be read without waiting.
+	Whole() bool
 	// Trailer is what came behind the body. It is complete after io.EOF.
 	Trailer() Fields
 }
@@ -97,3 +99,6 @@ func (r *Replayed) Buffered() int { return len(r.Data) - r.taken }
 
 // Trailer implements [Body].
 func (r *Replayed) Trailer() Fields { return r.Tail }
+
+// Whole implements [Body].
+func (r *Replayed) Whole() bool { return true }

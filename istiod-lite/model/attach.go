@@ -1,0 +1,153 @@
+package model
+
+import (
+	security "istio.io/client-go/pkg/apis/security/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// attachTo keeps what an object is attached to, or leads to, by target: from then on
+// a change of the target derives the object anew, and one of the object the target.
+func (m *Model) attachTo(key Key, old, now []Key, d dirty) {
+	d.add(key)
+	for _, target := range old {
+		delete(m.attached[target], key)
+		if len(m.attached[target]) == 0 {
+			delete(m.attached, target)
+		}
+		m.markTarget(target, d)
+	}
+	for _, target := range now {
+		if m.attached[target] == nil {
+			m.attached[target] = map[Key]struct{}{}
+		}
+		m.attached[target][key] = struct{}{}
+		m.markTarget(target, d)
+	}
+}
+
+// markTarget marks what is derived of what is attached to a target.
+func (m *Model) markTarget(target Key, d dirty) {
+	switch target.Kind {
+	case KindGateway:
+		m.dependOnGateway(target, d)
+	case kindGatewayClass:
+		for namespace, s := range m.spaces {
+			for name, g := range s.gateways {
+				if string(g.Spec.GatewayClassName) == target.Name {
+					m.dependOnGateway(Key{KindGateway, namespace, name}, d)
+				}
+			}
+		}
+	case KindService:
+		d.add(target)
+		if s := m.space(target.Namespace).services[target.Name]; s != nil {
+			m.markSelected(target.Namespace, s.Spec.Selector, true, d)
+			m.markSlices(target, d)
+		}
+	case KindServiceEntry:
+		d.add(target)
+		if e := m.space(target.Namespace).serviceEntries[target.Name]; e != nil {
+			m.markSelected(target.Namespace, e.Spec.GetWorkloadSelector().GetLabels(), true, d)
+		}
+	}
+}
+
+// markSlices marks the slices of a service and the pods that they refer to.
+func (m *Model) markSlices(service Key, d dirty) {
+	for name, slice := range m.space(service.Namespace).slices {
+		if serviceOf(slice) != service.Name {
+			continue
+		}
+		d.add(Key{KindEndpointSlice, service.Namespace, name})
+		for _, pod := range podsOf(slice) {
+			d.add(Key{KindPod, service.Namespace, pod})
+		}
+	}
+}
+
+// spread marks what is attached to the objects that are marked, and what that in
+// turn is attached to: a service that comes mends the routes that lead to it, and
+// so the services that these are routes of.
+func (m *Model) spread(d dirty) {
+	if len(m.attached) == 0 {
+		return
+	}
+	var more []Key
+	for key := range d {
+		for on := range m.attached[key] {
+			more = append(more, on)
+		}
+	}
+	for _, on := range more {
+		d.add(on)
+		if on.Kind == KindHTTPRoute {
+			for _, target := range routeTargets(m.space(on.Namespace).httpRoutes[on.Name]) {
+				d.add(target)
+			}
+		}
+	}
+}
+
+// routeTargets are the parents and backends of a route.
+func routeTargets(r *gateway.HTTPRoute) []Key {
+	if r == nil {
+		return nil
+	}
+	var all []Key
+	add := func(k Key) {
+		if k != (Key{}) {
+			all = append(all, k)
+		}
+	}
+	for _, ref := range r.Spec.ParentRefs {
+		add(parentOf(r.Namespace, ref))
+	}
+	backend := func(ref gateway.BackendObjectReference) {
+		namespace, kind, group := r.Namespace, "Service", ""
+		if ref.Namespace != nil {
+			namespace = string(*ref.Namespace)
+		}
+		if ref.Kind != nil {
+			kind = string(*ref.Kind)
+		}
+		if ref.Group != nil {
+			group = string(*ref.Group)
+		}
+		add(targetKey(group, kind, namespace, string(ref.Name)))
+	}
+	for _, rule := range r.Spec.Rules {
+		for _, b := range rule.BackendRefs {
+			backend(b.BackendObjectReference)
+		}
+		for _, f := range rule.Filters {
+			if f.RequestMirror != nil {
+				backend(f.RequestMirror.BackendRef)
+			}
+		}
+	}
+	return all
+}
+
+// policyTargets are the objects that a policy is attached to by name. Services and
+// Gateways are of its own namespace, classes only for the root namespace.
+func (m *Model) policyTargets(p *security.AuthorizationPolicy) []Key {
+	if p == nil {
+		return nil
+	}
+	refs := p.Spec.GetTargetRefs()
+	if one := p.Spec.GetTargetRef(); one != nil {
+		refs = append(refs, one)
+	}
+	var all []Key
+	for _, ref := range refs {
+		if ref.GetNamespace() != "" && ref.GetNamespace() != p.Namespace {
+			continue
+		}
+		k := targetKey(ref.GetGroup(), ref.GetKind(), p.Namespace, ref.GetName())
+		if k == (Key{}) || k.Kind == kindGatewayClass && p.Namespace != m.cfg.RootNamespace {
+			continue
+		}
+		all = append(all, k)
+	}
+	return all
+}

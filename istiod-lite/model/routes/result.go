@@ -1,0 +1,115 @@
+package routes
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+)
+
+// Result is what comes of one object.
+type Result struct {
+	Routes []*waypointapi.Route
+	// Unresolved says of each backend that is not there, or that the object may
+	// not name, why; with the reason that the Gateway API has for it.
+	Unresolved []Problem
+	// Problems are fields that cannot be done.
+	Problems []Problem
+}
+
+// Problem is what is wrong with one field.
+type Problem struct{ Path, Reason, Text string }
+
+// String is "path: text".
+func (p Problem) String() string { return p.Path + ": " + p.Text }
+
+// Reasons of backends that cannot be used. Source: Gateway API, RouteConditionReason.
+const (
+	ReasonNotFound     = string(gateway.RouteReasonBackendNotFound)
+	ReasonInvalidKind  = string(gateway.RouteReasonInvalidKind)
+	ReasonNotPermitted = string(gateway.RouteReasonRefNotPermitted)
+)
+
+// Backend is a service that a route names.
+type Backend struct {
+	// Service is its resource name.
+	Service string
+	// Problem is why it cannot be used; the zero Problem when it can.
+	Problem Problem
+}
+
+// Resolver finds services: by the kind and group that a reference gives, its name,
+// and its namespace. port 0 means that the reference names none.
+type Resolver func(group, kind, namespace, name string, port uint32) Backend
+
+// converter collects what is found on the way.
+type converter struct {
+	Result
+	namespace string
+	resolve   Resolver
+}
+
+// problem notes a field that cannot be done.
+func (c *converter) problem(path, format string, args ...any) {
+	c.Problems = append(c.Problems, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+// duration reads a duration of the Gateway API; nil when there is none, or when it
+// is zero, which means no limit.
+func (c *converter) duration(path string, d *gateway.Duration) *durationpb.Duration {
+	if d == nil {
+		return nil
+	}
+	v, err := time.ParseDuration(string(*d))
+	if err != nil || v < 0 {
+		c.problem(path, "%q is no duration", *d)
+		return nil
+	}
+	if v == 0 {
+		return nil
+	}
+	return durationpb.New(v)
+}
+
+// backend translates a reference to a service. Path is where it stands.
+func (c *converter) backend(path string, ref gateway.BackendObjectReference, weight uint32) *waypointapi.Backend {
+	group, kind, namespace := "", "Service", c.namespace
+	if ref.Group != nil {
+		group = string(*ref.Group)
+	}
+	if ref.Kind != nil {
+		kind = string(*ref.Kind)
+	}
+	if ref.Namespace != nil {
+		namespace = string(*ref.Namespace)
+	}
+	port := uint32(0)
+	if ref.Port != nil {
+		port = uint32(*ref.Port)
+	}
+	found := c.resolve(group, kind, namespace, string(ref.Name), port)
+	b := &waypointapi.Backend{Service: found.Service, Port: port, Weight: weight}
+	if found.Problem != (Problem{}) {
+		found.Problem.Path = path
+		c.Unresolved = append(c.Unresolved, found.Problem)
+		b.Broken = found.Problem.Text
+	}
+	return b
+}
+
+// broken is a filter that answers 500: in place of one that cannot be done.
+func broken() *waypointapi.Filter {
+	return &waypointapi.Filter{Kind: &waypointapi.Filter_Answer{Answer: &waypointapi.DirectAnswer{Status: 500, Body: []byte("route is not supported")}}}
+}
+
+// Short ways to write comparisons.
+func exactly(s string) *waypointapi.StringMatch {
+	return &waypointapi.StringMatch{Kind: &waypointapi.StringMatch_Exact{Exact: s}}
+}
+
+func regex(s string) *waypointapi.StringMatch {
+	return &waypointapi.StringMatch{Kind: &waypointapi.StringMatch_Regex{Regex: s}}
+}

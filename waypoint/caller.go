@@ -1,0 +1,82 @@
+package waypoint
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/waypoint/config"
+	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// peer is the proven client of one tunnel connection.
+type peer struct {
+	identity.Peer
+
+	// trusted is the newest certificate of ours under whose roots it was found
+	// good.
+	trusted atomic.Pointer[identity.Certificate]
+}
+
+// vouched reports why the roots of own do not vouch for the peer now.
+func (p *peer) vouched(own *identity.Certificate, now time.Time) error {
+	if p.trusted.Load() == own {
+		return nil
+	}
+	if err := p.TrustedBy(own, now); err != nil {
+		return err
+	}
+	p.trusted.Store(own)
+	return nil
+}
+
+// authenticate says who is at the other end of a tunnel connection.
+func authenticate(cs tls.ConnectionState) (any, error) {
+	p, err := identity.PeerOf(&cs)
+	if err != nil {
+		return nil, err
+	}
+	return &peer{Peer: p}, nil
+}
+
+// caller is who talks to what on one stream.
+type caller struct {
+	id     identity.ID
+	addr   netip.AddrPort // of the client: the other end of the tunnel's TCP connection
+	source telemetry.Peer
+	target target
+}
+
+// subject is what policies decide about. dest is where a request will really go.
+func (c *caller) subject(dest netip.AddrPort, req *message.Request) *filter.Subject {
+	return &filter.Subject{
+		Conn:     policy.FactsOf(policy.Request{SourceIP: c.addr.Addr(), Peer: c.id, Destination: dest}),
+		HTTP:     req,
+		RemoteIP: c.addr.Addr(),
+	}
+}
+
+// sets are the policies that a request to w has to pass: those of the service,
+// and those of the workload. missing are names of some that have not arrived.
+func sets(p *config.Picture, rules *config.Service, w *workload.Workload) (ofService, ofWorkload []*filter.Policy, missing []string) {
+	ofService, missing = p.ServicePolicies(rules)
+	ofWorkload, more := p.WorkloadPolicies(w)
+	return ofService, ofWorkload, append(missing, more...)
+}
+
+// described is a workload as records show it.
+func described(w *workload.Workload) telemetry.Workload {
+	if w == nil {
+		return telemetry.Workload{}
+	}
+	return telemetry.Workload{
+		Name: w.Name, Namespace: w.Namespace, WorkloadName: w.WorkloadName, CanonicalService: w.CanonicalName,
+		CanonicalRevision: w.CanonicalRevision, Cluster: w.ClusterID, Region: w.Locality.Region, Zone: w.Locality.Zone,
+	}
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ambit-mesh/ambit/internal/program"
+	"github.com/ambit-mesh/ambit/waypoint"
+)
+
+// Where things are in a pod when nothing says otherwise, as in the ambient
+// ecosystem.
+const (
+	controlPlane = "https://istiod.istio-system.svc:15012"
+	rootCA       = "/var/run/secrets/istio/root-cert.pem"
+	token        = "/var/run/secrets/tokens/istio-token"
+)
+
+// flags are what the command line and the environment say.
+type flags struct {
+	program.Program
+	cfg     waypoint.Config
+	environ []string
+}
+
+// newFlags says nothing yet.
+func newFlags() *flags {
+	return &flags{Program: program.Program{Name: "waypoint", Version: version}, environ: os.Environ()}
+}
+
+const longHelp = `waypoint is the HTTP proxy of a namespace or a service.
+
+What is bound to its Gateway (label istio.io/use-waypoint) is reached through it: it
+takes tunnels on --listen, knows the caller by the certificate of the tunnel, applies
+routes and policies to each request, and sends it to an endpoint through a tunnel of
+its own. Each flag can be given by the environment variable in its description.
+
+Exit codes: 0 asked to stop, 1 failed while running, 2 wrong flags or files.`
+
+// command declares the flags.
+func (f *flags) command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "waypoint --gateway NAME --pod-namespace NAMESPACE", Short: "the HTTP proxy of a namespace or a service", Long: longHelp,
+		Args: cobra.NoArgs, Version: version + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
+		SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.complete()
+			return f.serve(cmd.Context())
+		},
+	}
+	cmd.SetVersionTemplate("waypoint {{.Version}}\n")
+	p := cmd.Flags()
+	p.SortFlags = false
+	n := &f.cfg.Node
+	for _, v := range []struct {
+		into                 *string
+		name, env, def, help string
+	}{
+		{&f.cfg.Gateway.Name, "gateway", "GATEWAY_NAME", "", "`NAME` of the Gateway that is served"},
+		{&n.PodNamespace, "pod-namespace", "POD_NAMESPACE", "", "`NAMESPACE` of the Gateway and of this pod"},
+		{&n.PodName, "pod-name", "POD_NAME", "", "`NAME` of this pod"},
+		{&n.ServiceAccount, "service-account", "SERVICE_ACCOUNT", "", "`NAME` of our service account (default: that of the Gateway)"},
+		{&n.InstanceIP, "instance-ip", "INSTANCE_IP", "", "`ADDRESS` of this pod"},
+		{&n.NodeName, "node", "NODE_NAME", "", "`NAME` of the node"},
+		{&n.ClusterID, "cluster-id", "CLUSTER_ID", "Kubernetes", "`ID` of the cluster"},
+		{&n.ClusterDomain, "cluster-domain", "CLUSTER_DOMAIN", "cluster.local", "`DOMAIN` of services"},
+		{&n.TrustDomain, "trust-domain", "TRUST_DOMAIN", "cluster.local", "`DOMAIN` of identities"},
+		{&n.Network, "network", "NETWORK", "", "`ID` of our network"},
+		{&f.cfg.XDS.Address, "xds-address", "XDS_ADDRESS", controlPlane, "`URL` of the control plane"},
+		{&f.cfg.XDS.RootCA, "xds-root-ca", "XDS_ROOT_CA", rootCA, "`FILE` of its roots"},
+		{&f.cfg.XDS.Token, "token", "AUTH_TOKEN", token, "`FILE` of the token that proves who we are"},
+		{&f.cfg.CA.Address, "ca-address", "CA_ADDRESS", "", "`URL` of the CA (default: that of the control plane)"},
+		{&f.cfg.CA.RootCA, "ca-root-ca", "CA_ROOT_CA", "", "`FILE` of its roots (default: those of the control plane)"},
+		{&f.cfg.Listen, "listen", "LISTEN", ":15008", "`ADDRESS` for tunnels"},
+		{&f.cfg.Stats, "stats-addr", "STATS_ADDR", ":15020", "`ADDRESS` for metrics, or off"},
+		{&f.cfg.Readiness, "readiness-addr", "READINESS_ADDR", ":15021", "`ADDRESS` for the readiness probe, or off"},
+	} {
+		fromEnvironment(p, v.into, v.name, v.env, v.def, v.help)
+	}
+	p.BoolVar(&f.cfg.CA.OfNode, "node-token", os.Getenv("AMBIT_NODE_TOKEN") == "true", "the token is that of the node, not of our service account (AMBIT_NODE_TOKEN)")
+	p.DurationVar(&f.cfg.Drain, "drain", 5*time.Second, "`TIME` that requests may take after we were asked to stop")
+	f.Flags(p, "access, xds, hbone")
+	return cmd
+}
+
+// fromEnvironment declares a flag whose default is a variable of the environment.
+func fromEnvironment(p *pflag.FlagSet, into *string, name, env, def, help string) {
+	if value, ok := os.LookupEnv(env); ok {
+		def = value
+	}
+	p.StringVar(into, name, def, fmt.Sprintf("%s (%s)", help, env))
+}
+
+// complete fills what follows from the rest.
+func (f *flags) complete() {
+	f.cfg.Version = version
+	f.cfg.Gateway.Namespace = f.cfg.Node.PodNamespace
+	xds, ca := &f.cfg.XDS, &f.cfg.CA
+	if ca.Address == "" {
+		ca.Address = xds.Address
+	}
+	if ca.RootCA == "" {
+		ca.RootCA = xds.RootCA
+	}
+	ca.Token = xds.Token
+	for _, u := range []*waypoint.Upstream{xds, ca} {
+		if !strings.Contains(u.Address, "://") {
+			u.Address = "https://" + u.Address
+		}
+	}
+}

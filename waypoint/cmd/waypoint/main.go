@@ -1,0 +1,26 @@
+// Command waypoint is the HTTP proxy of a namespace or a service: it decides about
+// each request with the identity that the caller's tunnel has proven, and sends it
+// to an endpoint through a tunnel of its own.
+package main
+
+import (
+	"context"
+
+	"github.com/ambit-mesh/ambit/internal/program"
+	"github.com/ambit-mesh/ambit/waypoint"
+)
+
+// version is set when the program is linked.
+var version = "dev"
+
+func main() {
+	f := newFlags()
+	f.Main(context.Background(), f.command())
+}
+
+// serve runs the waypoint until ctx ends.
+func (f *flags) serve(ctx context.Context) error {
+	return f.Serve(ctx, func(d program.Deps) (program.Runner, error) {
+		return waypoint.New(f.cfg, waypoint.Deps{Log: d.Log, Metrics: d.Metrics, Environ: f.environ})
+	})
+}

@@ -1,0 +1,250 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
+	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/match"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// Service is how the requests of one service are treated. It never changes.
+type Service struct {
+	workload.Key
+	// Waypoint is the Gateway that serves it.
+	Waypoint Name
+	// Policies are names of those attached to the service or its waypoint.
+	Policies []string
+
+	ports   map[uint16]port
+	tables  []*table
+	traffic *waypointapi.Traffic
+	subsets map[string]*Subset
+}
+
+// Name names an object in a namespace.
+type Name struct{ Namespace, Name string }
+
+// port is what is known of a port.
+type port struct {
+	protocol workloadapi.AppProtocol
+	traffic  *waypointapi.Traffic
+}
+
+// Subset is a part of a service's endpoints.
+type Subset struct {
+	Labels  map[string]string
+	traffic *waypointapi.Traffic
+}
+
+// Has reports whether an endpoint belongs to the subset.
+func (s *Subset) Has(e *Endpoint) bool {
+	for k, v := range s.Labels {
+		if e == nil || e.Labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// table is the routes of some clients on some ports.
+type table struct {
+	clientNamespace string
+	ports           []uint16
+	compiled        *match.Table
+	routes          []*Route
+}
+
+// Route is what happens to requests that match.
+type Route struct {
+	Name       string
+	Chain      *filter.Chain
+	Backends   []Backend
+	Timeout    time.Duration // zero: none
+	TryTimeout time.Duration // zero: none
+	Retry      *filter.Retry // nil: none
+	weight     uint64
+}
+
+// Backend is where a share of requests goes.
+type Backend struct {
+	Service workload.Key
+	Port    uint16
+	Subset  string
+	Weight  uint32
+	Chain   *filter.Chain
+	Broken  string // why requests cannot go there; empty: they can
+}
+
+// compileService checks everything.
+func compileService(m *waypointapi.Service) (*Service, error) {
+	s := &Service{
+		Key:      workload.Key{Namespace: m.GetNamespace(), Hostname: m.GetHostname()},
+		Waypoint: Name{m.GetWaypoint().GetNamespace(), m.GetWaypoint().GetName()},
+		Policies: m.GetPolicies(), traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
+	}
+	for _, p := range m.GetPorts() {
+		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
+			return nil, fmt.Errorf("port %d", p.GetNumber())
+		}
+		s.ports[uint16(p.GetNumber())] = port{p.GetProtocol(), p.GetTraffic()}
+	}
+	for _, sub := range m.GetSubsets() {
+		s.subsets[sub.GetName()] = &Subset{Labels: sub.GetLabels(), traffic: sub.GetTraffic()}
+	}
+	for i, t := range m.GetTables() {
+		compiled, err := compileTable(t)
+		if err != nil {
+			return nil, fmt.Errorf("table %d: %w", i, err)
+		}
+		s.tables = append(s.tables, compiled)
+	}
+	return s, nil
+}
+
+// compileTable checks the routes of a table.
+func compileTable(t *waypointapi.RouteTable) (*table, error) {
+	out := &table{clientNamespace: t.GetClientNamespace()}
+	for _, p := range t.GetPorts() {
+		out.ports = append(out.ports, uint16(p))
+	}
+	var err error
+	if out.compiled, err = match.Compile(t); err != nil {
+		return nil, err
+	}
+	for _, r := range t.GetRoutes() {
+		route, err := compileRoute(r)
+		if err != nil {
+			return nil, fmt.Errorf("route %q: %w", r.GetName(), err)
+		}
+		out.routes = append(out.routes, route)
+	}
+	return out, nil
+}
+
+// compileRoute checks one route.
+func compileRoute(r *waypointapi.Route) (*Route, error) {
+	out := &Route{Name: r.GetName(), Timeout: r.GetTimeout().AsDuration(), TryTimeout: r.GetTryTimeout().AsDuration()}
+	var err error
+	if out.Chain, err = filter.Compile(r.GetFilters()); err != nil {
+		return nil, err
+	}
+	if out.Retry, err = filter.CompileRetry(r.GetRetry()); err != nil {
+		return nil, err
+	}
+	for i, b := range r.GetBackends() {
+		backend, err := CompileBackend(b)
+		if err != nil {
+			return nil, fmt.Errorf("backend %d: %w", i, err)
+		}
+		out.Backends = append(out.Backends, backend)
+		out.weight += uint64(backend.Weight)
+	}
+	return out, nil
+}
+
+// CompileBackend checks one backend.
+func CompileBackend(b *waypointapi.Backend) (Backend, error) {
+	out := Backend{Port: uint16(b.GetPort()), Subset: b.GetSubset(), Weight: b.GetWeight(), Broken: b.GetBroken()}
+	if out.Broken != "" {
+		return out, nil
+	}
+	var ok bool
+	if out.Service, ok = workload.ParseKey(b.GetService()); !ok {
+		return Backend{}, fmt.Errorf("%q is no service", b.GetService())
+	}
+	var err error
+	out.Chain, err = filter.Compile(b.GetFilters())
+	return out, err
+}
+
+// Pick chooses a backend by weight, for one request. ok is false when none has
+// any.
+func (r *Route) Pick(rand func(n uint64) uint64) (b *Backend, ok bool) {
+	if r.weight == 0 {
+		return nil, false
+	}
+	n := rand(r.weight)
+	for i := range r.Backends {
+		if w := uint64(r.Backends[i].Weight); n < w {
+			return &r.Backends[i], true
+		} else {
+			n -= w
+		}
+	}
+	return nil, false
+}
+
+// Lookup finds the route of a request to a port. none means that there are no
+// routes for it at all, and requests go to an endpoint of the service; with
+// routes of which none matches, route is nil.
+func (s *Service) Lookup(req *message.Request, number uint16, clientNamespace string) (route *Route, prefix int, none bool) {
+	t := s.table(number, clientNamespace)
+	if t == nil {
+		return nil, 0, true
+	}
+	found, ok := t.compiled.Lookup(req)
+	if !ok {
+		return nil, 0, false
+	}
+	return t.routes[found.Route], found.Prefix, false
+}
+
+// table finds the routes of a client: of its own namespace before those of all,
+// and of the port before those of all ports.
+func (s *Service) table(number uint16, clientNamespace string) *table {
+	var best *table
+	score := -1
+	for _, t := range s.tables {
+		if t.clientNamespace != "" && t.clientNamespace != clientNamespace || len(t.ports) > 0 && !slices.Contains(t.ports, number) {
+			continue
+		}
+		n := 0
+		if t.clientNamespace != "" {
+			n += 2
+		}
+		if len(t.ports) > 0 {
+			n++
+		}
+		if n > score {
+			best, score = t, n
+		}
+	}
+	return best
+}
+
+// Protocol is what a port carries, as the users say.
+func (s *Service) Protocol(number uint16) workloadapi.AppProtocol {
+	if s == nil {
+		return workloadapi.AppProtocol_UNKNOWN
+	}
+	return s.ports[number].protocol
+}
+
+// Subset finds a subset by its name; nil when there is none.
+func (s *Service) Subset(name string) *Subset {
+	if s == nil {
+		return nil
+	}
+	return s.subsets[name]
+}
+
+// Traffic is how endpoints are chosen: for a subset, else the port, else the
+// service. Never nil.
+func (s *Service) Traffic(number uint16, subset string) *waypointapi.Traffic {
+	switch {
+	case s == nil:
+	case subset != "" && s.subsets[subset] != nil && s.subsets[subset].traffic != nil:
+		return s.subsets[subset].traffic
+	case s.ports[number].traffic != nil:
+		return s.ports[number].traffic
+	case s.traffic != nil:
+		return s.traffic
+	}
+	return &waypointapi.Traffic{}
+}

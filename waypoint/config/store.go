@@ -1,0 +1,179 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/waypoint/filter"
+)
+
+// Type URLs of the resources that a Store takes.
+const (
+	ServiceType       = "type.googleapis.com/ambit.waypoint.v1.Service"
+	AuthorizationType = "type.googleapis.com/ambit.waypoint.v1.Authorization"
+	EndpointType      = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
+)
+
+// Endpoint is what is known of a workload beside its address. It never changes.
+type Endpoint struct {
+	Labels   map[string]string
+	Policies []string // names of those that select it
+}
+
+// Picture is one state of everything. It never changes; what its methods return
+// must not be written to.
+type Picture struct {
+	services  map[workload.Key]*Service
+	endpoints map[string]*Endpoint
+	policies  map[string]*filter.Policy
+	// byNamespace are the policies of a whole namespace; those of the mesh are
+	// under "".
+	byNamespace map[string][]*filter.Policy
+}
+
+// Service is how requests of a service are treated, or nil when nobody said.
+func (p *Picture) Service(k workload.Key) *Service { return p.services[k] }
+
+// Endpoint is what is known of a workload, or nil.
+func (p *Picture) Endpoint(uid string) *Endpoint { return p.endpoints[uid] }
+
+// Store publishes pictures. One goroutine applies changes, any number reads.
+type Store struct {
+	current atomic.Pointer[Picture] // never nil
+
+	mu        sync.Mutex // held while a change is made and told
+	listeners []func(*Picture)
+}
+
+// NewStore makes a store that knows nothing.
+func NewStore() *Store {
+	s := &Store{}
+	s.current.Store(&Picture{})
+	return s
+}
+
+// Picture is the newest one.
+func (s *Store) Picture() *Picture { return s.current.Load() }
+
+// OnChange registers fn to be called after each change, one call at a time.
+func (s *Store) OnChange(fn func(*Picture)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listeners = append(s.listeners, fn)
+}
+
+// change publishes what fn makes of a copy.
+func (s *Store) change(fn func(next *Picture)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := *s.Picture()
+	fn(&next)
+	s.current.Store(&next)
+	for _, listen := range s.listeners {
+		listen(&next)
+	}
+}
+
+// apply takes resources of one type: first the new ones, then the removals. The
+// answer says for each that was rejected why; it keeps its former value.
+func apply[M any, P interface {
+	*M
+	proto.Message
+}](url string, resources []*discoveryv3.Resource, removed []string, put func(name string, m P) error, remove func(name string)) map[string]error {
+	var rejected map[string]error
+	for _, r := range resources {
+		m := P(new(M))
+		err := fmt.Errorf("the resource is no %s", url)
+		if r.GetResource().GetTypeUrl() == url {
+			if err = proto.Unmarshal(r.GetResource().GetValue(), m); err == nil {
+				err = put(r.GetName(), m)
+			}
+		}
+		if err != nil {
+			if rejected == nil {
+				rejected = map[string]error{}
+			}
+			rejected[r.GetName()] = err
+		}
+	}
+	for _, name := range removed {
+		remove(name)
+	}
+	return rejected
+}
+
+// own is a copy of a map that may be written to.
+func own[K comparable, V any](m map[K]V) map[K]V {
+	if m = maps.Clone(m); m == nil {
+		m = map[K]V{}
+	}
+	return m
+}
+
+// ApplyServices takes resources of type [ServiceType].
+func (s *Store) ApplyServices(resources []*discoveryv3.Resource, removed []string) (rejected map[string]error) {
+	s.change(func(next *Picture) {
+		next.services = own(next.services)
+		put := func(name string, m *waypointapi.Service) error {
+			svc, err := compileService(m)
+			if err != nil {
+				return err
+			}
+			if svc.Key.String() != name {
+				return fmt.Errorf("the resource holds service %q", svc.Key)
+			}
+			next.services[svc.Key] = svc
+			return nil
+		}
+		rejected = apply(ServiceType, resources, removed, put, func(name string) {
+			if k, ok := workload.ParseKey(name); ok {
+				delete(next.services, k)
+			}
+		})
+	})
+	return rejected
+}
+
+// ApplyEndpoints takes resources of type [EndpointType].
+func (s *Store) ApplyEndpoints(resources []*discoveryv3.Resource, removed []string) (rejected map[string]error) {
+	s.change(func(next *Picture) {
+		next.endpoints = own(next.endpoints)
+		put := func(name string, m *waypointapi.Endpoint) error {
+			if m.GetUid() != name {
+				return fmt.Errorf("the resource holds workload %q", m.GetUid())
+			}
+			next.endpoints[name] = &Endpoint{Labels: m.GetLabels(), Policies: m.GetPolicies()}
+			return nil
+		}
+		rejected = apply(EndpointType, resources, removed, put, func(name string) { delete(next.endpoints, name) })
+	})
+	return rejected
+}
+
+// ApplyAuthorizations takes resources of type [AuthorizationType].
+func (s *Store) ApplyAuthorizations(resources []*discoveryv3.Resource, removed []string) (rejected map[string]error) {
+	s.change(func(next *Picture) {
+		next.policies = own(next.policies)
+		put := func(name string, m *waypointapi.Authorization) error {
+			p, err := filter.CompilePolicy(m)
+			if err != nil {
+				return err
+			}
+			if p.Name() != name {
+				return fmt.Errorf("the resource holds policy %q", p.Name())
+			}
+			next.policies[name] = p
+			return nil
+		}
+		rejected = apply(AuthorizationType, resources, removed, put, func(name string) { delete(next.policies, name) })
+		next.indexPolicies()
+	})
+	return rejected
+}

@@ -1,0 +1,192 @@
+package entry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/waypoint/http1"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// one is a request of HTTP/1.1 and its answer. It is used again for the next
+// request of the connection.
+type one struct {
+	c       Raw
+	r       *http1.Reader
+	w       *http1.Writer
+	req     message.Request
+	ends    bool // the connection ends with this answer
+	taken   bool // by who has changed the protocol
+	stopped atomic.Bool
+	bye     *Farewell
+
+	mu      sync.Mutex
+	waiting bool // for a request
+	over    bool // no further one is wanted
+}
+
+// serveHTTP1 answers requests until the connection ends.
+func serveHTTP1(ctx context.Context, c Raw, r *http1.Reader, h Handlers) {
+	x := &one{c: c, r: r, w: http1.NewWriter(c), bye: h.Farewell}
+	defer func() {
+		if !x.taken {
+			c.Close()
+		}
+	}()
+	defer h.Farewell.add(x.sayGoodbye)()
+	for {
+		if r.Buffered() == 0 {
+			if !x.wait(true) || r.Idle() != nil {
+				return
+			}
+			x.wait(false)
+		}
+		if err := r.ReadRequest(&x.req); err != nil {
+			x.refuse(ctx, err, h)
+			return
+		}
+		x.ends = !r.KeepsAlive()
+		if !h.Request(ctx, x) {
+			Break(c)
+			return
+		}
+		if x.taken {
+			return
+		}
+		if x.ends || x.stopped.Load() || !x.finishBody() {
+			x.linger()
+			return
+		}
+	}
+}
+
+// sayGoodbye ends a connection that waits for a request; one that is busy ends
+// after its answer.
+func (x *one) sayGoodbye() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.over = true
+	if x.waiting {
+		x.c.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// wait notes whether the connection waits. ok is false when it need not.
+func (x *one) wait(waiting bool) (ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !waiting && x.over {
+		x.c.SetReadDeadline(time.Time{}) // the request came first
+	}
+	x.waiting = waiting
+	return !x.over
+}
+
+// refuse answers a request that is no good.
+func (x *one) refuse(ctx context.Context, err error, h Handlers) {
+	why, ok := errors.AsType[*message.Error](err)
+	if !ok {
+		return
+	}
+	h.Refused(ctx, why)
+	x.w.Response("GET", message.HTTP11, &message.Response{
+		Status: why.Status, Fields: message.Fields{{Name: "Content-Type", Value: "text/plain"}}, Length: int64(len(why.Text)),
+	}, true)
+	x.w.Body([]byte(why.Text))
+	x.w.End(nil)
+	x.w.Flush()
+	x.linger()
+}
+
+// lingerTime and lingerBytes bound how long we read what nobody wants, so that
+// the client can read our answer: closing a connection with unread bytes would
+// destroy it.
+const (
+	lingerTime  = time.Second
+	lingerBytes = 256 << 10
+)
+
+// linger ends our side and reads what the client still sends.
+func (x *one) linger() {
+	x.c.CloseWrite()
+	x.c.SetReadDeadline(time.Now().Add(lingerTime))
+	var p [4 << 10]byte
+	for left := lingerBytes; left > 0; {
+		n, err := x.c.Read(p[:])
+		if left -= n; err != nil {
+			return
+		}
+	}
+}
+
+// maxSkipped is how much of a body that nobody wanted is read to keep the
+// connection, in bytes.
+const maxSkipped = 64 << 10
+
+// finishBody reads what is left of the request's body. It returns false when
+// that is not worth it.
+func (x *one) finishBody() bool {
+	if x.req.Body == nil {
+		return true
+	}
+	var p [4 << 10]byte
+	for left := maxSkipped; left > 0; {
+		n, err := x.req.Body.Read(p[:])
+		if err == io.EOF {
+			return true
+		}
+		if left -= n; err != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// Request implements [Exchange].
+func (x *one) Request() *message.Request { return &x.req }
+
+// Respond implements [Exchange].
+func (x *one) Respond(resp *message.Response, end bool) error {
+	if resp.Status >= 200 {
+		if x.bye.Said() {
+			x.ends = true
+		}
+		if x.req.Version == message.HTTP10 && resp.Length < 0 && !end {
+			x.ends = true
+		}
+	}
+	if end && resp.Status >= 200 && resp.Length < 0 && x.req.Method != "HEAD" && resp.Status != 304 {
+		sized := *resp
+		sized.Length = 0
+		resp = &sized
+	}
+	return x.w.Response(x.req.Method, x.req.Version, resp, x.ends)
+}
+
+// Body implements [Exchange].
+func (x *one) Body(p []byte) error { return x.w.Body(p) }
+
+// End implements [Exchange].
+func (x *one) End(tail message.Fields) error { return x.w.End(tail) }
+
+// Flush implements [Exchange].
+func (x *one) Flush() error { return x.w.Flush() }
+
+// StopReading implements [Exchange]. The connection ends with the answer.
+func (x *one) StopReading() {
+	x.stopped.Store(true)
+	x.c.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Hijack implements [Exchange].
+func (x *one) Hijack() Raw {
+	x.taken = true
+	x.w.Flush()
+	first := append([]byte(nil), x.r.Take()...)
+	x.r.Release()
+	return &Early{Raw: x.c, First: first}
+}

@@ -1,0 +1,346 @@
+package waypoint
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
+	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/waypoint/entry"
+	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+	"github.com/ambit-mesh/ambit/waypoint/upstream"
+)
+
+// Causes of the end of a request.
+var (
+	errTimeout    = errors.New("the route's timeout has passed")
+	errTryTimeout = errors.New("the timeout of one try has passed")
+)
+
+// exchange sends the request to endpoints until one answers, and the answer to
+// the client.
+func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete bool) {
+	if f.route != nil && f.route.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, f.route.Timeout, errTimeout)
+		defer cancel()
+	}
+	var retry *filter.Retry
+	if f.route != nil {
+		retry = f.route.Retry
+	}
+	retry.Begin(f.rec.Start)
+	f.pump = newPump(f.req.Body, retry != nil || len(f.pass.Mirrors) > 0)
+	if f.pump != nil {
+		defer f.pump.stop(f.x.StopReading)
+	}
+	for try := 1; ; try++ {
+		up, resp, err := f.try(ctx, e)
+		again := f.again(ctx, retry, try, resp, err)
+		if !again && err == nil {
+			f.pump.forget()
+			return f.finish(ctx, e, up, resp)
+		}
+		f.giveUp(e, up, resp)
+		if !again {
+			return f.answer(f.explain(ctx, err))
+		}
+		if !wait(ctx, retry.Wait(try, rand.Uint32N)) {
+			return f.answer(f.explain(ctx, context.Cause(ctx)))
+		}
+		f.tried = append(f.tried, e.Workload.UID)
+		next, pickErr := f.pickOne()
+		if pickErr == nil {
+			if a := f.authorize(next); a != nil {
+				next.Drop()
+				return f.answer(a)
+			}
+			e = next
+			continue
+		}
+		if err == nil {
+			err = pickErr
+		}
+		return f.answer(f.explain(ctx, err))
+	}
+}
+
+// wait waits, and returns false when ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// again decides whether the request is sent once more.
+func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *message.Response, err error) bool {
+	if ctx.Err() != nil || !f.pump.replayable() || r == nil || try > r.Attempts {
+		return false
+	}
+	switch {
+	case err == nil:
+		if !r.AfterAnswer(resp) {
+			return false
+		}
+	case errors.Is(err, upstream.ErrOverflow):
+		return false
+	default:
+		if _, bad := errors.AsType[*message.Error](err); bad && !r.AfterFailure(filter.FailedToAnswer) {
+			return false
+		}
+		failure := filter.FailedToAnswer
+		if _, connect := errors.AsType[*upstream.ConnectError](err); connect || errors.Is(err, upstream.ErrRefused) {
+			failure = filter.FailedToConnect
+		}
+		if !r.AfterFailure(failure) {
+			return false
+		}
+	}
+	if !r.Allowed(time.Now()) {
+		f.rec.Flags, f.rec.Details = "URX", "retry budget is used up"
+		return false
+	}
+	return true
+}
+
+// giveUp ends a try whose answer nobody gets.
+func (f *flight) giveUp(e *upstream.Endpoint, up upstream.Exchange, resp *message.Response) {
+	status := 0
+	if resp != nil {
+		status = resp.Status
+	}
+	if up != nil {
+		up.Interrupt()
+		if f.pump != nil {
+			f.pump.detach()
+		}
+		up.Close(false)
+	}
+	e.Done(status)
+}
+
+// try sends the request to one endpoint and waits for the head of its answer.
+// Informational answers go to the client. up is nil when there was no
+// connection.
+func (f *flight) try(ctx context.Context, e *upstream.Endpoint) (up upstream.Exchange, resp *message.Response, err error) {
+	f.toward(e)
+	if f.route != nil && f.route.TryTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, f.route.TryTimeout, errTryTimeout)
+		defer cancel()
+	}
+	for fresh := false; ; fresh = true {
+		up, resp, err = f.tryOnce(ctx, e, fresh)
+		if fresh || !errors.Is(err, upstream.ErrReused) || !f.pump.replayable() {
+			break
+		}
+		// The endpoint closed a connection in the moment in which we used it: it
+		// has not seen the request.
+		up.Interrupt()
+		if f.pump != nil {
+			f.pump.detach()
+		}
+		up.Close(false)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	f.rec.Waited = time.Since(f.rec.Start)
+	return up, resp, err
+}
+
+// tryOnce does it on one connection.
+func (f *flight) tryOnce(ctx context.Context, e *upstream.Endpoint, fresh bool) (up upstream.Exchange, resp *message.Response, err error) {
+	up, err = e.Open(ctx, f.version(e), fresh)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, up.Interrupt)
+	defer stop()
+	if err := up.Send(f.req, f.pump == nil); err != nil {
+		return up, nil, err
+	}
+	if f.pump == nil {
+		up.Flush()
+	} else if !f.pump.attach(up) {
+		return up, nil, io.ErrShortBuffer
+	}
+	for {
+		resp, err = up.Response(ctx)
+		if err != nil || !resp.Informational() {
+			return up, resp, err
+		}
+		if f.req.Version == message.HTTP10 {
+			continue
+		}
+		if err := f.x.Respond(resp, false); err != nil {
+			return up, nil, err
+		}
+		f.x.Flush()
+	}
+}
+
+// version is what to speak to the endpoint: what the users say, else what the
+// client speaks.
+func (f *flight) version(e *upstream.Endpoint) message.Version {
+	if f.req.Upgrade != "" {
+		return message.HTTP11
+	}
+	key, port := f.c.target.key, f.c.target.port
+	if f.backend != nil {
+		key, port = f.backend.Service, f.backend.Port
+	}
+	switch f.picture.Service(key).Protocol(port) {
+	case workloadapi.AppProtocol_HTTP2, workloadapi.AppProtocol_GRPC:
+		return message.HTTP2
+	}
+	if e.Traffic.GetUpgradeToHttp2() || f.req.Version == message.HTTP2 {
+		return message.HTTP2
+	}
+	return message.HTTP11
+}
+
+// finish sends the answer to the client.
+func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.Exchange, resp *message.Response) (complete bool) {
+	stop := context.AfterFunc(ctx, up.Interrupt)
+	f.rec.Status = resp.Status
+	f.rec.GRPCStatus = resp.Fields.Get("grpc-status")
+	if resp.Status == 101 {
+		defer stop()
+		defer e.Done(resp.Status)
+		return f.join(ctx, up, resp)
+	}
+	fields := resp.Fields
+	f.respond(&fields)
+	head := *resp
+	head.Fields = fields
+	err := f.x.Respond(&head, resp.Body == nil)
+	if err == nil && resp.Body != nil {
+		err = f.copyBody(resp.Body)
+	}
+	if err == nil {
+		err = f.x.Flush()
+	}
+	_, sent, _ := f.pump.state()
+	whole := err == nil && sent
+	if !whole && f.pump != nil {
+		up.Interrupt()
+		f.x.StopReading()
+		f.pump.detach()
+	}
+	whole = stop() && whole
+	up.Close(whole)
+	if err != nil {
+		f.rec.Flags, f.rec.Details = "UPE", err.Error()
+		if ctx.Err() != nil {
+			a := f.explain(ctx, context.Cause(ctx))
+			f.rec.Flags, f.rec.Details = a.Flag, a.Details
+		}
+		e.Done(0)
+		return false
+	}
+	e.Done(resp.Status)
+	return true
+}
+
+// copyBody carries the body of the answer as it comes.
+func (f *flight) copyBody(body message.Body) error {
+	buf := copies.Get().(*[32 << 10]byte)
+	defer copies.Put(buf)
+	if body.Buffered() == 0 {
+		if err := f.x.Flush(); err != nil { // the body may take its time
+			return err
+		}
+	}
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			if werr := f.x.Body(buf[:n]); werr != nil {
+				return werr
+			}
+			f.rec.Sent += uint64(n)
+		}
+		switch {
+		case err == io.EOF:
+			tail := body.Trailer()
+			if s := tail.Get("grpc-status"); s != "" {
+				f.rec.GRPCStatus = s
+			}
+			return f.x.End(tail)
+		case err != nil:
+			return err
+		case body.Buffered() == 0:
+			if err := f.x.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// join passes the change of protocol on and carries bytes from then on.
+func (f *flight) join(ctx context.Context, up upstream.Exchange, resp *message.Response) (complete bool) {
+	if f.req.Upgrade == "" {
+		up.Close(false)
+		return f.answer(&filter.Answer{Status: 502, Body: "bad gateway", Flag: "UPE", Details: "101 to a request that asked for no upgrade"})
+	}
+	if err := f.x.Respond(resp, true); err != nil {
+		up.Close(false)
+		return false
+	}
+	down, server := f.x.Hijack(), up.Hijack()
+	half, ok := server.(entry.Raw)
+	if down == nil || !ok {
+		up.Close(false)
+		return false
+	}
+	var counts byteCounts
+	err := entry.Join(ctx, down, half, &counts.received, &counts.sent)
+	f.rec.Received, f.rec.Sent = counts.received.Load(), counts.sent.Load()
+	down.Close()
+	up.Close(false)
+	if err != nil {
+		f.rec.Details = err.Error()
+	}
+	return true
+}
+
+// explain is the answer for a request that got none from an endpoint.
+func (f *flight) explain(ctx context.Context, err error) *filter.Answer {
+	a := &filter.Answer{Status: 503, Body: "upstream connect error or disconnect/reset before headers", Flag: "UF", Details: err.Error()}
+	revoked, isRevoked := errors.AsType[*policy.RevokedError](err)
+	_, bad := errors.AsType[*message.Error](err)
+	_, connect := errors.AsType[*upstream.ConnectError](err)
+	_, _, requestErr := f.pump.state()
+	switch {
+	case isRevoked:
+		f.rec.Policy, f.rec.Reason = revoked.Verdict.Policy, revoked.Verdict.Reason
+		a = denied()
+	case errors.Is(err, errTimeout):
+		a.Status, a.Body, a.Flag = 504, "upstream request timeout", "UT"
+	case errors.Is(err, errTryTimeout):
+		a.Status, a.Body, a.Flag = 504, "upstream request timeout", "UT,URX"
+	case ctx.Err() != nil:
+		a.Status, a.Flag = 499, "DC"
+	case requestErr != nil:
+		a.Status, a.Flag, a.Details = 400, "DPE", requestErr.Error()
+	case errors.Is(err, upstream.ErrOverflow):
+		a.Body, a.Flag = "upstream overflow", "UO"
+	case errors.Is(err, upstream.ErrNoEndpoint):
+		a.Body, a.Flag = "no healthy upstream", "UH"
+	case bad:
+		a.Status, a.Body, a.Flag = 502, "bad gateway", "UPE"
+	case connect:
+	default:
+		a.Flag = "UC"
+	}
+	return a
+}

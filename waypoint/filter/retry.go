@@ -1,0 +1,168 @@
+package filter
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// Retry says when a request is tried again. It never changes, but for what its
+// budget counts.
+type Retry struct {
+	Attempts int // after the first
+	Backoff  time.Duration
+	statuses []int
+	grpc     []string
+
+	connect, reset, serverError, gatewayError bool
+	budget                                    *Budget
+}
+
+// Of a retry that says nothing else: our choice, as the ecosystem's meshes do.
+const (
+	defaultBackoff    = 25 * time.Millisecond
+	defaultPercent    = 20
+	defaultPerSecond  = 10
+	maxAttempts       = 20
+	budgetSeconds     = 10
+	maxBackoffFactors = 6
+)
+
+// CompileRetry prepares it; nil stays nil.
+func CompileRetry(r *waypointapi.Retry) (*Retry, error) {
+	if r == nil || r.GetAttempts() == 0 {
+		return nil, nil
+	}
+	if r.GetAttempts() > maxAttempts {
+		return nil, fmt.Errorf("%d tries, want at most %d", r.GetAttempts(), maxAttempts)
+	}
+	out := &Retry{
+		Attempts: int(r.GetAttempts()), Backoff: r.GetBackoff().AsDuration(),
+		connect: r.GetConnectFailure(), reset: r.GetReset_(), serverError: r.GetServerError(), gatewayError: r.GetGatewayError(),
+		budget: NewBudget(int(cmp.Or(r.GetBudgetPercent(), defaultPercent)), int(cmp.Or(r.GetBudgetPerSecond(), defaultPerSecond))),
+	}
+	if out.Backoff <= 0 {
+		out.Backoff = defaultBackoff
+	}
+	for _, s := range r.GetStatuses() {
+		out.statuses = append(out.statuses, int(s))
+	}
+	for _, s := range r.GetGrpcStatuses() {
+		out.grpc = append(out.grpc, strconv.FormatUint(uint64(s), 10))
+	}
+	return out, nil
+}
+
+// Failure is how a try failed without an answer.
+type Failure uint8
+
+const (
+	// FailedToConnect: nothing of the request was sent.
+	FailedToConnect Failure = iota
+	// FailedToAnswer: the connection ended after something was sent.
+	FailedToAnswer
+)
+
+// AfterFailure reports whether to try again after a try without an answer.
+func (r *Retry) AfterFailure(f Failure) bool {
+	if r == nil {
+		return false
+	}
+	if f == FailedToConnect {
+		return r.connect || r.reset || r.serverError || r.gatewayError
+	}
+	return r.reset || r.serverError || r.gatewayError
+}
+
+// AfterAnswer reports whether to try again after an answer.
+func (r *Retry) AfterAnswer(resp *message.Response) bool {
+	if r == nil {
+		return false
+	}
+	if len(r.grpc) > 0 {
+		if s := resp.Fields.Get("grpc-status"); s != "" && slices.Contains(r.grpc, s) {
+			return true
+		}
+	}
+	return r.serverError && resp.Status >= 500 || r.gatewayError && resp.Status >= 502 && resp.Status <= 504 || slices.Contains(r.statuses, resp.Status)
+}
+
+// Wait is how long to wait before a try; the first after the original is 1. Half
+// of it is by chance.
+func (r *Retry) Wait(try int, random func(n uint32) uint32) time.Duration {
+	d := r.Backoff << min(try-1, maxBackoffFactors)
+	return d/2 + time.Duration(random(uint32(min(int64(d/2)+1, 1<<31))))
+}
+
+// Begin counts a request against which retries are measured.
+func (r *Retry) Begin(now time.Time) {
+	if r != nil {
+		r.budget.request(now)
+	}
+}
+
+// Allowed spends one retry of the budget.
+func (r *Retry) Allowed(now time.Time) bool { return r.budget.retry(now) }
+
+// Budget bounds retries to a share of requests, so that they do not make a bad
+// time worse.
+type Budget struct {
+	percent, perSecond int
+
+	mu      sync.Mutex
+	seconds [budgetSeconds]counts
+}
+
+// counts are those of one second.
+type counts struct {
+	second            int64
+	requests, retries int
+}
+
+// NewBudget allows so many retries per hundred requests, and so many a second in
+// any case, measured over ten seconds.
+func NewBudget(percent, perSecond int) *Budget {
+	return &Budget{percent: percent, perSecond: perSecond}
+}
+
+// at is the counts of now. The caller holds mu.
+func (b *Budget) at(now time.Time) *counts {
+	s := now.Unix()
+	c := &b.seconds[s%budgetSeconds]
+	if c.second != s {
+		*c = counts{second: s}
+	}
+	return c
+}
+
+// request counts one.
+func (b *Budget) request(now time.Time) {
+	b.mu.Lock()
+	b.at(now).requests++
+	b.mu.Unlock()
+}
+
+// retry counts one if it is within the budget.
+func (b *Budget) retry(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.at(now)
+	requests, retries := 0, 0
+	for _, other := range b.seconds {
+		if c.second-other.second < budgetSeconds {
+			requests += other.requests
+			retries += other.retries
+		}
+	}
+	if retries >= requests*b.percent/100+b.perSecond*budgetSeconds {
+		return false
+	}
+	c.retries++
+	return true
+}

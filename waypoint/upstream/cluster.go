@@ -1,0 +1,269 @@
+package upstream
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/workload"
+)
+
+// defaultPending is how many requests wait for a connection where the users say
+// nothing. Source: what the ecosystem does.
+const defaultPending = 1024
+
+// cluster is the endpoints of one key, with what limits them together.
+type cluster struct {
+	u   *Upstreams
+	key Key
+
+	requests atomic.Int64 // under way
+	turn     atomic.Uint64
+
+	mu      sync.Mutex
+	hosts   map[string]*host // by workload UID
+	conns   int              // open or being opened; only counted, not bounded, without a limit
+	waiting []chan struct{}  // for one of them
+	closed  bool
+}
+
+// host is one endpoint of a cluster.
+type host struct {
+	c      *cluster
+	uid    string
+	active atomic.Int64 // requests under way
+
+	// Guarded by cluster.mu.
+	idle []*conn1 // kept connections, the one used last at the end
+	two  []*conn2
+	ill  illness
+}
+
+// newCluster makes an empty one.
+func newCluster(u *Upstreams, key Key) *cluster {
+	return &cluster{u: u, key: key, hosts: map[string]*host{}}
+}
+
+// traffic is how the users want the endpoints treated.
+func (c *cluster) traffic() *waypointapi.Traffic {
+	return c.u.deps.Routes.Picture().Service(c.key.Service).Traffic(c.key.Port, c.key.Subset)
+}
+
+// host is that of a workload, made when it is not there.
+func (c *cluster) host(uid string) *host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.hosts[uid]
+	if h == nil {
+		h = &host{c: c, uid: uid}
+		c.hosts[uid] = h
+	}
+	return h
+}
+
+// enter counts a request against the limit. The caller leaves when it is over.
+func (c *cluster) enter(l *waypointapi.Limits) bool {
+	n := c.requests.Add(1)
+	if most := l.GetRequests(); most > 0 && n > int64(most) {
+		c.requests.Add(-1)
+		return false
+	}
+	return true
+}
+
+// acquire counts a connection against the limit. When it is reached, it closes
+// one that another endpoint keeps, or waits for one to end or to become idle. It
+// returns reuse when the host has an idle connection meanwhile.
+func (c *cluster) acquire(ctx context.Context, h *host, l *waypointapi.Limits) (reuse *conn1, err error) {
+	most, pending := int(l.GetConnections()), int(l.GetPending())
+	if pending == 0 {
+		pending = defaultPending
+	}
+	c.mu.Lock()
+	for {
+		if k := h.takeIdleLocked(); k != nil {
+			c.mu.Unlock()
+			return k, nil
+		}
+		if most == 0 || c.conns < most {
+			c.conns++
+			c.mu.Unlock()
+			return nil, nil
+		}
+		if k := c.spareLocked(); k != nil {
+			c.mu.Unlock()
+			k.discard()
+			c.mu.Lock()
+			continue
+		}
+		if len(c.waiting) >= pending {
+			c.mu.Unlock()
+			return nil, ErrOverflow
+		}
+		free := make(chan struct{}, 1)
+		c.waiting = append(c.waiting, free)
+		c.mu.Unlock()
+		select {
+		case <-free:
+			c.mu.Lock()
+		case <-ctx.Done():
+			c.mu.Lock()
+			c.forgetLocked(free)
+			c.mu.Unlock()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// spareLocked takes an idle connection of any host. The caller holds mu.
+func (c *cluster) spareLocked() *conn1 {
+	for _, h := range c.hosts {
+		if k := h.takeIdleLocked(); k != nil {
+			return k
+		}
+	}
+	return nil
+}
+
+// forgetLocked takes one out of the queue, and lets the next have what it was
+// given in the same moment. The caller holds mu.
+func (c *cluster) forgetLocked(free chan struct{}) {
+	for i, w := range c.waiting {
+		if w == free {
+			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
+			return
+		}
+	}
+	c.wakeLocked()
+}
+
+// wakeLocked lets one that waits look again. The caller holds mu.
+func (c *cluster) wakeLocked() {
+	if len(c.waiting) > 0 {
+		c.waiting[0] <- struct{}{}
+		c.waiting = c.waiting[1:]
+	}
+}
+
+// released notes that a connection has ended.
+func (c *cluster) released() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns--
+	c.wakeLocked()
+}
+
+// takeIdleLocked takes the connection used last that is still good. The caller
+// holds cluster.mu.
+func (h *host) takeIdleLocked() *conn1 {
+	n := len(h.idle)
+	if n == 0 {
+		return nil
+	}
+	k := h.idle[n-1]
+	h.idle[n-1] = nil
+	h.idle = h.idle[:n-1]
+	return k
+}
+
+// keep puts a connection aside for the next request.
+func (c *cluster) keep(k *conn1) {
+	c.mu.Lock()
+	if c.closed || k.retired.Load() {
+		c.mu.Unlock()
+		k.discard()
+		return
+	}
+	k.since = time.Now()
+	k.h.idle = append(k.h.idle, k)
+	c.wakeLocked()
+	c.mu.Unlock()
+}
+
+// idleTime is how long connections are kept.
+func (c *cluster) idleTime() time.Duration {
+	if d := c.traffic().GetLimits().GetIdleTimeout(); d != nil {
+		return d.AsDuration()
+	}
+	return c.u.cfg.IdleTimeout
+}
+
+// sweep closes what was idle for too long, and forgets hosts that are gone.
+func (c *cluster) sweep(now time.Time, snap *workload.Snapshot) {
+	limit := c.idleTime()
+	var old []*conn1
+	var done []*conn2
+	c.mu.Lock()
+	for uid, h := range c.hosts {
+		kept := h.idle[:0]
+		for _, k := range h.idle {
+			if now.Sub(k.since) > limit || !k.good() || snap.Workload(uid) == nil {
+				old = append(old, k)
+			} else {
+				kept = append(kept, k)
+			}
+		}
+		clear(h.idle[len(kept):])
+		h.idle = kept
+		for _, k := range h.two {
+			if since, idle := k.conn.IdleSince(); idle && now.Sub(since) > limit {
+				done = append(done, k)
+			}
+		}
+		if snap.Workload(uid) == nil && len(h.idle)+len(h.two) == 0 && h.active.Load() == 0 {
+			delete(c.hosts, uid)
+		}
+	}
+	c.mu.Unlock()
+	for _, k := range old {
+		k.discard()
+	}
+	for _, k := range done {
+		k.conn.Drain()
+	}
+}
+
+// retire ends what is idle and lets the rest be used by nobody new.
+func (c *cluster) retire() {
+	c.mu.Lock()
+	var idle []*conn1
+	var two []*conn2
+	for _, h := range c.hosts {
+		idle = append(idle, h.idle...)
+		two = append(two, h.two...)
+		h.idle = nil
+	}
+	c.mu.Unlock()
+	for _, k := range idle {
+		k.discard()
+	}
+	for _, k := range two {
+		k.conn.Drain()
+	}
+}
+
+// close ends everything.
+func (c *cluster) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.retire()
+	c.mu.Lock()
+	var two []*conn2
+	for _, h := range c.hosts {
+		two = append(two, h.two...)
+	}
+	c.mu.Unlock()
+	for _, k := range two {
+		k.conn.Close()
+	}
+}
+
+// empty reports whether there is nothing left.
+func (c *cluster) empty() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conns == 0 && c.requests.Load() == 0
+}

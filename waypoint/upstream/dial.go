@@ -1,0 +1,122 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// sourceHeader says to gateways of the ecosystem that a request has been through
+// a waypoint.
+var sourceHeader = hbone.Header{hpack.HeaderField{Name: "x-istio-source", Value: "waypoint"}}
+
+// errConnectTimeout is why a connection did not come about in time.
+var errConnectTimeout = errors.New("no connection in time")
+
+// connectTime is how long a connection may take.
+func (e *Endpoint) connectTime() time.Duration {
+	if d := e.Traffic.GetLimits().GetConnectTimeout(); d != nil {
+		return d.AsDuration()
+	}
+	return e.h.c.u.cfg.ConnectTimeout
+}
+
+// dial makes a stream of bytes to the application: through its tunnel, or in
+// plain TCP when it has none.
+func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.connectTime(), errConnectTimeout)
+	defer cancel()
+	conn, err := e.connect(ctx)
+	if err != nil {
+		return nil, &ConnectError{Endpoint: e.App.String(), Err: err}
+	}
+	return conn, nil
+}
+
+// connect does it.
+func (e *Endpoint) connect(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	if !e.Tunnel.IsValid() {
+		conn, err := dialer.DialContext(ctx, "tcp", e.App.String())
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return conn, err
+	}
+	u := e.h.c.u
+	return u.pool.Open(ctx, hbone.Target{
+		Key: hbone.Key{Source: u.cfg.Identity.String(), Destinations: joinIDs(e.accept), Address: e.Tunnel},
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", e.Tunnel.String())
+		},
+		TLS: u.tls(e.accept),
+	}, hbone.Request{Authority: hbone.AuthorityFrom(e.App), Header: sourceHeader})
+}
+
+// joinIDs is one text for a list of identities.
+func joinIDs(ids []identity.ID) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return strings.Join(texts, " ")
+}
+
+// OpenBytes makes a stream of bytes to the endpoint. It counts as one of its
+// connections until release is called.
+func (e *Endpoint) OpenBytes(ctx context.Context) (c net.Conn, release func(), err error) {
+	cl := e.h.c
+	kept, err := cl.acquire(ctx, e.h, e.Traffic.GetLimits())
+	if err != nil {
+		return nil, nil, err
+	}
+	if kept != nil { // of HTTP: not for this
+		kept.raw.Close()
+	}
+	if c, err = e.dial(ctx); err != nil {
+		cl.released()
+		return nil, nil, err
+	}
+	return c, cl.released, nil
+}
+
+// Open gets a connection for a request: a kept one, or a new one. With fresh it
+// is a new one in any case.
+func (e *Endpoint) Open(ctx context.Context, version message.Version, fresh bool) (Exchange, error) {
+	limits := e.Traffic.GetLimits()
+	if !e.h.c.enter(limits) {
+		return nil, ErrOverflow
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(e.connectTime(), time.Minute), errConnectTimeout)
+	defer cancel()
+	var x Exchange
+	var err error
+	if version == message.HTTP2 {
+		x, err = e.open2(ctx)
+	} else {
+		x, err = e.open1(ctx, fresh)
+	}
+	if err != nil {
+		e.h.c.requests.Add(-1)
+		if !errors.Is(err, ErrOverflow) {
+			if _, ok := errors.AsType[*ConnectError](err); !ok {
+				err = &ConnectError{Endpoint: e.App.String(), Err: err}
+			}
+		}
+		return nil, err
+	}
+	return x, nil
+}
+
+// Address is where the endpoint is, for records.
+func (e *Endpoint) Address() netip.AddrPort { return e.App }

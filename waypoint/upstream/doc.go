@@ -1,0 +1,20 @@
+// Package upstream chooses an endpoint, keeps connections to it and notices when
+// it is ill.
+//
+// [Upstreams.Pick] finds an [Endpoint] of a service that can take a request; an
+// [Endpoint] opens an [Exchange], a request on its way to it, or a stream of
+// bytes. Who picked says at the end how it went ([Endpoint.Done]).
+//
+// Endpoints with a tunnel are reached through it, with our identity, and only if
+// they prove to be the one that was picked; plain TCP is for endpoints that have
+// no tunnel.
+//
+//	upstreams.go all clusters; the sweep of what is not used
+//	cluster.go   one service, port and subset: limits
+//	pick.go      which endpoint
+//	outlier.go   which endpoints are out, and until when
+//	dial.go      connections
+//	exchange.go  what a request on its way can do
+//	http1.go     over HTTP/1.1, one at a time on a connection
+//	http2.go     over HTTP/2, many
+package upstream

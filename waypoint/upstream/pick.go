@@ -1,0 +1,258 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/waypoint/config"
+)
+
+// Want is what a request needs.
+type Want struct {
+	Key Key
+	// Near is the address that the client asked for, whose family is preferred.
+	Near netip.Addr
+	// Tried are UIDs of endpoints that are not asked again, if there is another.
+	Tried []string
+	// Hash chooses the endpoint where the users want equal requests to go to
+	// equal endpoints; HasHash says that there is one.
+	Hash    uint64
+	HasHash bool
+}
+
+// Endpoint is who gets a request.
+type Endpoint struct {
+	Workload *workload.Workload
+	Service  *workload.Service
+	// App is the address of the application, and Tunnel that of the tunnel to it;
+	// invalid when there is none.
+	App, Tunnel netip.AddrPort
+	Traffic     *waypointapi.Traffic
+
+	accept []identity.ID
+	h      *host
+}
+
+// Errors of Pick.
+var (
+	ErrNoService  = errors.New("no such service")
+	ErrNoEndpoint = errors.New("no healthy endpoint")
+	ErrNoSubset   = errors.New("no such subset")
+)
+
+// Pick chooses an endpoint. The caller calls Done when the request is over.
+func (u *Upstreams) Pick(w Want) (*Endpoint, error) {
+	snap, picture := u.deps.State.Snapshot(), u.deps.Routes.Picture()
+	svc := snap.Service(w.Key.Service)
+	if svc == nil {
+		return nil, fmt.Errorf("%w: %v", ErrNoService, w.Key.Service)
+	}
+	rules := picture.Service(w.Key.Service)
+	var subset *config.Subset
+	if w.Key.Subset != "" {
+		if subset = rules.Subset(w.Key.Subset); subset == nil {
+			return nil, fmt.Errorf("%w: %v", ErrNoSubset, w.Key)
+		}
+	}
+	c := u.cluster(w.Key)
+	p := picker{
+		c: c, snap: snap, picture: picture, svc: svc, subset: subset, want: w,
+		traffic: rules.Traffic(w.Key.Port, w.Key.Subset), source: u.source(snap), now: time.Now(),
+	}
+	found, port := p.pick()
+	if found == nil {
+		return nil, fmt.Errorf("%w for %v", ErrNoEndpoint, w.Key)
+	}
+	return p.endpoint(found, port)
+}
+
+// Direct is the workload that a client has asked for by its address.
+func (u *Upstreams) Direct(uid string, at netip.AddrPort) (*Endpoint, error) {
+	snap := u.deps.State.Snapshot()
+	w := snap.Workload(uid)
+	if w == nil {
+		return nil, fmt.Errorf("%w: workload %s is gone", ErrNoEndpoint, uid)
+	}
+	key := Key{Service: workload.Key{Namespace: w.Namespace, Hostname: "workload:" + uid}, Port: at.Port()}
+	p := picker{
+		c: u.cluster(key), snap: snap, svc: &workload.Service{}, traffic: &waypointapi.Traffic{},
+		source: u.source(snap), want: Want{Key: key, Near: at.Addr()},
+	}
+	return p.endpoint(w, at.Port())
+}
+
+// source is ourselves, as far as the control plane knows us.
+func (u *Upstreams) source(snap *workload.Snapshot) *workload.Workload {
+	if own, ok := snap.LookupPod(u.cfg.Self); ok {
+		return own
+	}
+	w := &workload.Workload{}
+	w.Network = u.cfg.Network
+	return w
+}
+
+// picker holds what one choice goes by.
+type picker struct {
+	c       *cluster
+	snap    *workload.Snapshot
+	picture *config.Picture
+	svc     *workload.Service
+	subset  *config.Subset
+	traffic *waypointapi.Traffic
+	source  *workload.Workload
+	want    Want
+	now     time.Time
+}
+
+// pick chooses: a healthy endpoint that was not tried, else one that was.
+func (p *picker) pick() (*workload.Workload, uint16) {
+	tried := func(uid string) bool {
+		for _, t := range p.want.Tried {
+			if t == uid {
+				return true
+			}
+		}
+		return false
+	}
+	w, port := p.choose(func(uid string) bool { return p.out(uid) || tried(uid) })
+	if w == nil && len(p.want.Tried) > 0 {
+		w, port = p.choose(p.out)
+	}
+	return w, port
+}
+
+// out reports whether an endpoint is none of the subset, or ill.
+func (p *picker) out(uid string) bool {
+	if p.subset != nil && !p.subset.Has(p.picture.Endpoint(uid)) {
+		return true
+	}
+	return p.traffic.GetOutlier() != nil && p.c.isOut(uid, p.now)
+}
+
+// choose chooses among those that exclude leaves, as the users want it.
+func (p *picker) choose(exclude func(uid string) bool) (*workload.Workload, uint16) {
+	o := workload.PickOptions{Source: p.source, Port: p.want.Key.Port, Rand: p.c.u.deps.Rand, Exclude: exclude}
+	draw := func() (*workload.Workload, uint16) {
+		w, port, ok := p.snap.Pick(p.svc, o)
+		if !ok {
+			return nil, 0
+		}
+		return w, port
+	}
+	kind := p.traffic.GetBalancer().GetKind()
+	switch {
+	case kind == waypointapi.Balancer_CONSISTENT_HASH && p.want.HasHash:
+		return p.byHash(o)
+	case kind == waypointapi.Balancer_ROUND_ROBIN:
+		return p.inTurn(o)
+	case kind == waypointapi.Balancer_LEAST_REQUEST:
+		w, port := draw()
+		if w == nil {
+			return nil, 0
+		}
+		other, otherPort := draw()
+		if other != nil && other != w && p.c.host(other.UID).active.Load() < p.c.host(w.UID).active.Load() {
+			return other, otherPort
+		}
+		return w, port
+	}
+	return draw()
+}
+
+// candidates calls fn for each endpoint that could be picked.
+func (p *picker) candidates(o workload.PickOptions, fn func(w *workload.Workload, port uint16)) {
+	exclude := o.Exclude
+	seen := ""
+	for _, ep := range p.snap.Endpoints(p.svc) {
+		uid := ep.Workload.UID
+		o.Exclude = func(other string) bool { return other != uid || exclude(other) }
+		o.Rand = func(uint64) uint64 { return 0 }
+		if w, port, ok := p.snap.Pick(p.svc, o); ok && uid != seen {
+			seen = uid
+			fn(w, port)
+		}
+	}
+}
+
+// inTurn chooses the next one.
+func (p *picker) inTurn(o workload.PickOptions) (w *workload.Workload, port uint16) {
+	type candidate struct {
+		w    *workload.Workload
+		port uint16
+	}
+	var all []candidate
+	p.candidates(o, func(w *workload.Workload, port uint16) { all = append(all, candidate{w, port}) })
+	if len(all) == 0 {
+		return nil, 0
+	}
+	one := all[p.c.turn.Add(1)%uint64(len(all))]
+	return one.w, one.port
+}
+
+// byHash chooses the one with the highest score for the hash, so that the coming
+// and going of one endpoint moves only the requests that were or become its own
+// (rendezvous hashing).
+func (p *picker) byHash(o workload.PickOptions) (best *workload.Workload, port uint16) {
+	var top uint64
+	p.candidates(o, func(w *workload.Workload, at uint16) {
+		if score := mix(p.want.Hash ^ HashText(w.UID)); best == nil || score > top {
+			best, port, top = w, at, score
+		}
+	})
+	return best, port
+}
+
+// HashText is the hash of a text (FNV-1a, 64 bits).
+func HashText(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// mix spreads the bits of x (the finalizer of splitmix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// endpoint says how to reach the one that was picked.
+func (p *picker) endpoint(w *workload.Workload, port uint16) (*Endpoint, error) {
+	if w.Network != p.source.Network {
+		return nil, fmt.Errorf("%w: %s/%s is on network %q, we are on %q", ErrNoEndpoint, w.Namespace, w.Name, w.Network, p.source.Network)
+	}
+	ip, ok := workload.PickAddr(w, p.want.Near, p.svc.Families)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s/%s has no address of a family that the service uses", ErrNoEndpoint, w.Namespace, w.Name)
+	}
+	e := &Endpoint{
+		Workload: w, Service: p.svc, App: netip.AddrPortFrom(ip, port), Traffic: p.traffic, h: p.c.host(w.UID),
+	}
+	if w.Protocol == workload.ProtocolHBONE {
+		e.Tunnel = netip.AddrPortFrom(ip, workload.HBONEPort)
+		e.accept = append(e.accept, p.svc.SANs...)
+		if !w.Identity.IsZero() {
+			e.accept = append(e.accept, w.Identity)
+		}
+	}
+	e.h.active.Add(1)
+	return e, nil
+}
+
+// Done says how a request went: its status, or zero when no answer came.
+func (e *Endpoint) Done(status int) {
+	e.h.active.Add(-1)
+	if e.Traffic.GetOutlier() != nil {
+		e.h.c.judge(e.h, status, e.Traffic.GetOutlier(), time.Now())
+	}
+}
+
+// Drop gives back an endpoint that was not used.
+func (e *Endpoint) Drop() { e.h.active.Add(-1) }

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// expiryWarning is how long before its end a certificate of the authority is
-// reported. Source: issue of the installation: 60 days.
-const expiryWarning = 60 * 24 * time.Hour
+// ExpiryWarning is how long before its end a certificate of the authority is
+// reported: time for a rotation that is planned and put off once.
+const ExpiryWarning = 60 * 24 * time.Hour
 
 // authority checks how long the certificates last that all others rest on.
 func authority(w *World, now time.Time) (out []Finding) {
@@ -48,7 +48,7 @@ func authority(w *World, now time.Time) (out []Finding) {
 // ends reports a certificate that ends soon, or has.
 func ends(where string, at, now time.Time) (Finding, bool) {
 	left := at.Sub(now)
-	if at.IsZero() || left > expiryWarning {
+	if at.IsZero() || left > ExpiryWarning {
 		return Finding{}, false
 	}
 	f := Finding{Level: Warning, Where: where, What: fmt.Sprintf("it ends in %d days, on %s", int(left.Hours()/24), at.Format(time.DateOnly)), Do: "ambit ca rotate: no connection is lost by it"}

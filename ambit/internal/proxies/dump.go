@@ -156,11 +156,13 @@ func (d *Dump) Trusts(roots []string) (bool, string) {
 	return true, ""
 }
 
-// Shows tells whether every certificate of the proxy leads to the root, and if
-// not, which does not.
-func (d *Dump) Shows(root *x509.Certificate) (bool, string) {
+// Shows tells whether every certificate of the proxy leads to one of these roots,
+// and if not, which does not.
+func (d *Dump) Shows(of []*x509.Certificate) (bool, string) {
 	roots := x509.NewCertPool()
-	roots.AddCert(root)
+	for _, root := range of {
+		roots.AddCert(root)
+	}
 	for _, c := range d.Certificates {
 		if len(c.Chain) == 0 {
 			continue

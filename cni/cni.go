@@ -190,7 +190,7 @@ func (n *Node) Run(ctx context.Context) error {
 	for _, page := range []struct {
 		l net.Listener
 		h http.Handler
-	}{{l.status, n.statusHandler()}, {l.ready, n.readyHandler()}} {
+	}{{l.status, n.statusHandler()}, {l.ready, n.localHandler()}} {
 		if page.l != nil {
 			part("status", func(ctx context.Context) error { return serveStatus(ctx, page.l, page.h) })
 		}
@@ -390,6 +390,18 @@ func (n *Node) readyHandler() *http.ServeMux {
 		}
 		fmt.Fprintln(w, "ok")
 	})
+	return mux
+}
+
+// localHandler shows what the agent knows too, when none but the node's own
+// processes can ask.
+func (n *Node) localHandler() http.Handler {
+	mux := n.readyHandler()
+	if host, _, err := net.SplitHostPort(n.cfg.ReadyAddr); err == nil {
+		if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+			n.agent.Show(mux)
+		}
+	}
 	return mux
 }
 

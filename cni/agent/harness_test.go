@@ -41,6 +41,9 @@ type node struct {
 	cfg  Config
 	stop func() // ends the agent
 
+	world    *world // nil for the directory
+	registry *prometheus.Registry
+
 	*Agent
 }
 
@@ -60,7 +63,17 @@ func (n *node) start() {
 	n.t.Helper()
 	n.cfg.StateFile = filepath.Join(n.run, "state.json")
 	log := zaptest.NewLogger(n.t)
-	a, err := New(n.cfg, Deps{Log: log, Metrics: prometheus.NewRegistry(), Pods: NewDirectory(n.dir, log)})
+	n.registry = prometheus.NewRegistry()
+	deps := Deps{Log: log, Metrics: n.registry, Pods: NewDirectory(n.dir, log)}
+	if w := n.world; w != nil {
+		deps.Pods, deps.Report, deps.Runtime = w, w, w
+		deps.Leaving = func(context.Context) bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.leave
+		}
+	}
+	a, err := New(n.cfg, deps)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -64,6 +64,7 @@ func (h HostRoot) Resolve(path string) (string, error) {
 		next := filepath.Join(done, rest[0])
 		rest = rest[1:]
 		if next == "/" { // our way there may be a link: /proc/1/root
+			done = next
 			continue
 		}
 		if strings.HasPrefix(next, "/proc/") {

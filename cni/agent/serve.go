@@ -85,12 +85,7 @@ func (a *Agent) Handler() http.Handler {
 			http.Error(w, err.Error(), statusNotNow)
 		}
 	})
-	mux.HandleFunc("GET "+event.PathPods, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(a.Pods()); err != nil {
-			a.log.Warn("the list of pods was not read to its end", zap.Error(err))
-		}
-	})
+	a.Show(mux)
 	return mux
 }
 

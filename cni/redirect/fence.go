@@ -135,6 +135,19 @@ func FenceInside(pod *netns.NS) error {
 	})
 }
 
+// FencedInside says whether FenceInside has been called.
+func FencedInside(pod *netns.NS) (fenced bool, err error) {
+	err = withNftables(pod, func(c *nftables.Conn) error {
+		tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+		if err != nil {
+			return fmt.Errorf("list tables: %w", err)
+		}
+		fenced = slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == FenceTable })
+		return nil
+	})
+	return fenced, err
+}
+
 // OpenInside takes away what FenceInside has written. What is not there is no
 // error.
 func OpenInside(pod *netns.NS) error { return removeTable(pod, FenceTable) }

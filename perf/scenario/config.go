@@ -84,5 +84,12 @@ func (c Config) withDefaults() (Config, error) {
 
 // wants tells whether a case is to run.
 func (c Config) wants(name string) bool {
-	return len(c.Only) == 0 || slices.ContainsFunc(c.Only, func(p string) bool { return strings.HasPrefix(name, p) })
+	return len(c.Only) == 0 || slices.ContainsFunc(c.Only, func(p string) bool { return begins(name, p) })
+}
+
+// begins says whether p is the beginning of a name, and not of a longer number in it.
+func begins(name, p string) bool {
+	rest, ok := strings.CutPrefix(name, p)
+	digit := func(s string, i int) bool { return i >= 0 && i < len(s) && '0' <= s[i] && s[i] <= '9' }
+	return ok && !(digit(p, len(p)-1) && digit(rest, 0))
 }

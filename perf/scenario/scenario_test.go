@@ -5,12 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/ambit-mesh/ambit/perf/report"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 	seen := map[string]bool{}
@@ -25,11 +21,16 @@ func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 			t.Errorf("case %q is only in the quick plan", c[0])
 		}
 	}
+	for _, b := range new(report.Report).Judge() {
+		if !seen[b.Case] {
+			t.Errorf("a bar names the case %q, which no plan has", b.Case)
+		}
+	}
 }
 
 // What a percentile needs is there at the rate of 1,000 in both plans.
 func TestRateWindowIsLongEnoughForP99(t *testing.T) {
-	for _, p := range []report.Plan{quick, full} {
+	for _, p := range []report.Plan{quick, full, long} {
 		if n := rateWindow(1000, p).Seconds() * 1000 * float64(p.Repetitions); n < 10000 {
 			t.Errorf("plan %s: %v requests, want 10,000", p.Name, n)
 		}
@@ -74,5 +75,23 @@ func TestGeneratorAsLimitMakesInvalid(t *testing.T) {
 	judgeCeiling(c, report.Throughput)
 	if none.Invalid != "" || near.Invalid == "" || far.Invalid != "" {
 		t.Errorf("invalid: none %q, near %q, far %q; want only the near one", none.Invalid, near.Invalid, far.Invalid)
+	}
+}
+
+func TestBeginningsOfNames(t *testing.T) {
+	for _, tt := range []struct {
+		name, begin string
+		want        bool
+	}{
+		{"memory/1000", "memory/1000", true},
+		{"memory/10000", "memory/1000", false},
+		{"memory/10000", "memory/", true},
+		{"memory/after-load", "memory/after", true},
+		{"across/bulk/up/1", "across/bulk", true},
+		{"across/bulk/up/1", "same", false},
+	} {
+		if got := begins(tt.name, tt.begin); got != tt.want {
+			t.Errorf("%s begins with %s: %v", tt.name, tt.begin, got)
+		}
 	}
 }

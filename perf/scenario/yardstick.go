@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -130,7 +131,8 @@ func (v vpn) start(ctx context.Context, cfg Config, _ *site) (*site, error) {
 func (v vpn) join(ctx context.Context, cfg Config, s *site) error {
 	var ends []peer.End
 	for i, n := range s.lab.Nodes() {
-		end, err := peer.NewEnd(fmt.Sprintf("%s%d", shortName(v.name), i+1), n.Address, n.PodCIDR)
+		// The control socket of an interface is one of the machine, not of the node.
+		end, err := peer.NewEnd(fmt.Sprintf("wg%d-%x", i+1, os.Getpid()), n.Address, n.PodCIDR)
 		if err != nil {
 			return err
 		}
@@ -146,7 +148,7 @@ func (v vpn) join(ctx context.Context, cfg Config, s *site) error {
 			return err
 		}
 		s.hops = append(s.hops, hop)
-		if err := waitFile(ctx, peer.ControlSocket(end.Interface)); err != nil {
+		if err := waitSocket(ctx, peer.ControlSocket(end.Interface)); err != nil {
 			return err
 		}
 	}
@@ -155,14 +157,14 @@ func (v vpn) join(ctx context.Context, cfg Config, s *site) error {
 		s.lab.Node(2).NetNS.Do(func() error { return peer.Join(ends[1], ends[0]) }))
 }
 
-// waitFile waits until path is there.
-func waitFile(ctx context.Context, path string) error {
+// waitSocket waits until somebody serves the Unix socket at path.
+func waitSocket(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for {
-		_, err := os.Stat(path)
+		c, err := new(net.Dialer).DialContext(ctx, "unix", path)
 		if err == nil {
-			return nil
+			return c.Close()
 		}
 		if lifecycle.Sleep(ctx, 20*time.Millisecond) != nil {
 			return err

@@ -1,0 +1,153 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
+	"github.com/ambit-mesh/ambit/perf/load"
+	"github.com/ambit-mesh/ambit/perf/peer"
+	"github.com/ambit-mesh/ambit/perf/report"
+)
+
+// TestMain lets the test binary be what runs in pods and on nodes too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "pod" || os.Args[1] == "wireguard") {
+		os.Exit(play(os.Args[1], os.Args[2:]))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// play is the programs of a pod, or WireGuard on a node.
+func play(what string, args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	value := func(flag string) string { return args[slices.Index(args, flag)+1] }
+	var err error
+	if what == "pod" {
+		err = load.Run(ctx, load.Config{Control: value("--control"), TunePorts: true})
+	} else {
+		err = peer.RunWireGuard(ctx, value("--interface"), os.Stderr)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// mustBuild builds the programs of a lab.
+func mustBuild(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	const ours, theirs = "github.com/ambit-mesh/ambit/", "github.com/containernetworking/plugins/plugins/"
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", dir+"/",
+		ours+"ztunnel/cmd/ztunnel", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
+		theirs+"main/bridge", theirs+"ipam/host-local")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as `make build`, whose cache it then shares
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
+// What is measured stands: real namespaces, real programs.
+func TestOnALab(t *testing.T) {
+	netnstest.Require(t)
+	if err := lab.Preflight(); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binDir := mustBuild(t)
+	t.Run("all cases", func(t *testing.T) { allCases(t, self, binDir) })
+	t.Run("pods that join", func(t *testing.T) { podsThatJoin(t, self, binDir) })
+}
+
+// allCases wants figures of ours from each kind of case, and nothing left behind.
+func allCases(t *testing.T, self, binDir string) {
+	name := "pt" + strconv.Itoa(os.Getpid()%100000)
+	r, err := Run(t.Context(), Config{
+		Name: name, BinDir: binDir, App: []string{self, "pod"}, WireGuard: []string{self, "wireguard"},
+		Plan: report.Plan{Name: "test", Repetitions: 2, Warm: 50 * time.Millisecond, Window: 200 * time.Millisecond, Rest: 100 * time.Millisecond, Changes: 2},
+		Only: []string{
+			"idle", "memory/1000", "memory/after-load", "across/bulk/up/8", "same/bulk/up/1", "across/most", "across/rate/1000",
+			"across/churn", "across/cold", "chain", "control/1000",
+		},
+		Progress: func(what string) { t.Log(what) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]report.Metric{
+		"idle": report.IdleCPU, "memory/1000": report.PerConnection,
+		"memory/after-load": report.AfterLoadShare, "across/bulk/up/8": report.Throughput, "same/bulk/up/1": report.CPUPerGB,
+		"across/most": report.Requests, "across/rate/1000": report.CPUPer1000, "across/churn": report.Connections,
+		"across/cold": report.ColdP50, "chain/rate/100": report.CPUPer1000, "control/1000": report.ChangeP50,
+	}
+	for _, c := range r.Cases {
+		figures := c.Figures()
+		if f, ok := figures[want[c.Name]][report.Ours]; !ok || f.Median == 0 && c.Name != "idle" {
+			t.Errorf("%s: no %q of ours: %+v", c.Name, want[c.Name], c.Samples)
+		}
+		delete(want, c.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("cases that have not run: %v", want)
+	}
+	if n := len(r.Case("across/most").Variants()) + len(r.Missing); n != len(yardsticks())+len(acrossVariants) {
+		t.Errorf("%d variants or missing ones, want each yardstick to be one or the other: %+v", n, r.Missing)
+	}
+	left, err := filepath.Glob("/run/netns/" + name + "*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// podsThatJoin wants them to reach the other node at once, and to be gone again.
+func podsThatJoin(t *testing.T, self, binDir string) {
+	name := "pj" + strconv.Itoa(os.Getpid()%100000)
+	cfg, err := Config{Name: name, BinDir: binDir, App: []string{self, "pod"}, Plan: quick}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := startSite(t.Context(), cfg, report.Ours, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	before := len(s.lab.Pods())
+	sample, err := join(t.Context(), s, 0, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []report.Series{report.SeriesAdd, report.SeriesFirstByte} {
+		if n := len(sample.Series[name]); n != 3 {
+			t.Errorf("%d values of %s, want 3", n, name)
+		}
+	}
+	if n := len(s.lab.Pods()); n != before {
+		t.Errorf("%d pods, want %d as before", n, before)
+	}
+	if took, err := firstByte(t.Context(), s.lab.Pod("shop", "web").NetNS, "10.77.2.2:1"); err == nil {
+		t.Errorf("a port that nobody serves has answered after %v", took)
+	}
+}

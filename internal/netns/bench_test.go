@@ -66,6 +66,11 @@ func BenchmarkDial(b *testing.B) {
 			return ns.Dial(b.Context(), netns.DialOptions{Remote: addr})
 		})
 	})
+	b.Run("spoofed", func(b *testing.B) {
+		run(b, listen(b, ns), func(addr netip.AddrPort) (*net.TCPConn, error) {
+			return ns.Dial(b.Context(), netns.DialOptions{Remote: addr, Local: netip.MustParseAddr("127.0.0.9")})
+		})
+	})
 	b.Run("home", func(b *testing.B) {
 		home, err := netns.Current()
 		if err != nil {

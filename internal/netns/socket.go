@@ -207,11 +207,58 @@ func (n *NS) Dial(ctx context.Context, opts DialOptions) (*net.TCPConn, error) {
 			return nil, err
 		}
 	}
-	c, err := n.dial(ctx, local, remote, opts)
+	dial := n.dial
+	if local.IsValid() { // then the target is in the namespace
+		dial = n.dialNear
+	}
+	c, err := dial(ctx, local, remote, opts)
 	if err != nil {
 		return nil, fmt.Errorf("%w in netns %s", err, n.name)
 	}
 	return c, nil
+}
+
+// errSlow says that a target did not answer at once.
+var errSlow = errors.New("no answer yet")
+
+// dialNear is dial for a target that has answered by the time connect returns,
+// because it is in the same namespace. All of it happens in one visit: the dialer
+// of the runtime makes its socket inside, we connect that before it does, and so
+// it has nothing to wait for. Should the target not have answered after all, for
+// one because its queue is full, nothing may wait in there, and dial begins anew.
+func (n *NS) dialNear(ctx context.Context, local netip.Addr, remote netip.AddrPort, opts DialOptions) (*net.TCPConn, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	dialer := net.Dialer{
+		KeepAlive:       -1, // counts when KeepAliveConfig is not enabled
+		KeepAliveConfig: opts.KeepAlive.config(),
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return control(c, func(fd int) error {
+				if err := connect(fd, local, remote, opts.SocketOptions); err != nil {
+					return err
+				}
+				if !answered(fd) {
+					return errSlow
+				}
+				return nil
+			})
+		},
+	}
+	var c net.Conn
+	err := n.visit(func() (err error) {
+		c, err = dialer.DialContext(context.WithoutCancel(ctx), "tcp", remote.String())
+		return err
+	})
+	switch {
+	case errors.Is(err, errStranded):
+		panic(err) // see socket
+	case errors.Is(err, errSlow):
+		return n.dial(ctx, local, remote, opts)
+	case err != nil:
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // dial starts the connect on a socket of the namespace and lets the dialer of
@@ -283,18 +330,30 @@ func (n *NS) startConnect(local netip.Addr, remote netip.AddrPort, opts SocketOp
 	if err != nil {
 		return -1, err
 	}
-	err = setCommonOptions(fd, opts)
+	if err := connect(fd, local, remote, opts); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("dial %v: %w", remote, err)
+	}
+	return fd, nil
+}
+
+// connect prepares fd and starts to connect it.
+func connect(fd int, local netip.Addr, remote netip.AddrPort, opts SocketOptions) error {
+	err := setCommonOptions(fd, opts)
 	if err == nil && local.IsValid() {
+		family := unix.AF_INET
+		if local.Is6() {
+			family = unix.AF_INET6
+		}
 		err = bindSpoofed(fd, family, local)
 	}
 	if err == nil {
 		err = os.NewSyscallError("connect", unix.Connect(fd, sockaddr(remote)))
 	}
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EINTR) {
-		unix.Close(fd)
-		return -1, fmt.Errorf("dial %v: %w", remote, err)
+	if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) {
+		return nil
 	}
-	return fd, nil
+	return err
 }
 
 // bindSpoofed binds fd to an address of somebody else, and a port of the

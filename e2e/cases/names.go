@@ -2,6 +2,7 @@ package cases
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -53,8 +54,11 @@ func names(ctx context.Context, e *Env) (string, error) {
 			return "", err
 		}
 	}
-	if _, err := client.Hello(ctx, "nowhere."+e.Namespace+".svc.cluster.local:80"); err == nil || !strings.Contains(err.Error(), "no such host") {
-		return "", fmt.Errorf("a name that nobody knows: %v, want no such host", err)
+	switch _, err := client.Hello(ctx, "nowhere."+e.Namespace+".svc.cluster.local:80"); {
+	case err == nil:
+		return "", errors.New("a name that nobody knows has an address")
+	case !strings.Contains(err.Error(), "no such host"):
+		return "", fmt.Errorf("a name that nobody knows, want no such host: %w", err)
 	}
 	evidence, err := verdict(load, leak)
 	if err != nil {

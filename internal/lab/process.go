@@ -85,10 +85,10 @@ func (l *Lab) start(ctx context.Context, spec processSpec) (*Process, error) {
 	return p, l.state.update(func(s *State) { s.Processes = append(s.Processes, p.Record) })
 }
 
-// Run starts a program of somebody else's on a node. The caller's name for it names
-// the log file too.
-func (l *Lab) Run(ctx context.Context, n *Node, name, path string, args ...string) (*Process, error) {
-	return l.start(ctx, processSpec{name: name, ns: n.NetNS, dir: n.Dir, path: path, args: args})
+// Run starts a program of somebody else's in a namespace of the node, its own or
+// that of a pod. The caller's name for it names the log file too.
+func (l *Lab) Run(ctx context.Context, n *Node, ns Namespace, name, path string, args ...string) (*Process, error) {
+	return l.start(ctx, processSpec{name: name, ns: ns, dir: n.Dir, path: path, args: args})
 }
 
 // Ended is closed when the process has ended.

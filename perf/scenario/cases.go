@@ -15,6 +15,8 @@ type scene struct {
 	variants    []string
 	repetitions int // zero means what the plan says
 	in          depth
+	// needs says why the case cannot run here; nil means that it can.
+	needs func() error
 	// prepare makes a site ready for the case, and undo makes it as it was before; nil
 	// means that there is nothing to do.
 	prepare, undo func(ctx context.Context, s *site) error
@@ -74,7 +76,8 @@ func scenes(plan report.Plan) []scene {
 		memory(1000, plan, always), memory(10000, plan, standard),
 		bulk(across, 1, load.Up, plan, always), bulk(across, 8, load.Up, plan, always),
 		bulk(across, 64, load.Up, plan, standard), bulk(across, 1, load.Down, plan, standard),
-		bulk(across, 8, load.Down, plan, standard), bulk(across, 1, load.Both, plan, standard), bulk(across, 8, load.Both, plan, standard),
+		bulk(across, 8, load.Down, plan, deep), bulk(across, 1, load.Both, plan, standard), bulk(across, 8, load.Both, plan, deep),
+		iperf(1, plan, standard), iperf(8, plan, standard),
 		bulk(same, 1, load.Up, plan, always), bulk(same, 8, load.Up, plan, standard), bulk(same, 8, load.Down, plan, deep),
 		most(across, plan, always), most(same, plan, standard),
 		rate(across, 1000, plan, always), rate(across, 100, plan, standard), rate(same, 1000, plan, standard),
@@ -100,7 +103,7 @@ func bulk(w way, streams int, d load.Direction, plan report.Plan, in depth) scen
 	return scene{
 		name:     fmt.Sprintf("%s/bulk/%s/%d", w.name, d, streams),
 		title:    fmt.Sprintf("Bulk between %s, %d streams, %s", w.title, streams, d),
-		variants: w.variants(), in: in, ceiling: report.Throughput, yardsticks: w.name == across.name && d == load.Up && streams <= 8,
+		variants: w.variants(), in: in, ceiling: report.Throughput, yardsticks: w.name == across.name && d == load.Up && streams == 1,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
 				Kind: load.Bulk, Address: s.address(w, load.BulkPort), Connections: streams, Direction: d,

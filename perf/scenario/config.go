@@ -42,7 +42,7 @@ var (
 		Name: "quick", Repetitions: 3, Warm: 300 * time.Millisecond, Window: time.Second, Rest: 5 * time.Second, Changes: 20,
 	}
 	full = report.Plan{
-		Name: "full", Repetitions: 5, Warm: 300 * time.Millisecond, Window: 1500 * time.Millisecond, Rest: 20 * time.Second, Changes: 100,
+		Name: "full", Repetitions: 5, Warm: 300 * time.Millisecond, Window: time.Second, Rest: 20 * time.Second, Changes: 100,
 	}
 	long = report.Plan{
 		Name: "long", Repetitions: 9, Warm: 500 * time.Millisecond, Window: 3 * time.Second, Rest: 10 * time.Minute, Changes: 200,

@@ -50,6 +50,12 @@ func Run(ctx context.Context, cfg Config) (_ *report.Report, err error) {
 		return nil, err
 	}
 	for _, sc := range wanted {
+		if sc.needs != nil {
+			if err := sc.needs(); err != nil {
+				r.Missing = append(r.Missing, report.Missing{Peer: sc.name, Why: err.Error()})
+				continue
+			}
+		}
 		cfg.Progress(sc.name)
 		c, err := runScene(ctx, cfg, sc, sites)
 		r.Cases = append(r.Cases, c)

@@ -81,7 +81,7 @@ func (p plainProxy) start(ctx context.Context, _ Config, none *site) (*site, err
 		path, args, err := p.Command(ctx, dirs[i], routes)
 		if err == nil {
 			var hop *lab.Process
-			if hop, err = none.lab.Run(ctx, none.lab.Node(i+1), p.String(), path, args...); err == nil {
+			if hop, err = none.lab.Run(ctx, none.lab.Node(i+1), none.lab.Node(i+1).NetNS, p.String(), path, args...); err == nil {
 				s.hops = append(s.hops, hop)
 			}
 		}
@@ -143,7 +143,7 @@ func (v vpn) join(ctx context.Context, cfg Config, s *site) error {
 			}
 			continue
 		}
-		hop, err := s.lab.Run(ctx, n, v.name, cfg.WireGuard[0], append(cfg.WireGuard[1:len(cfg.WireGuard):len(cfg.WireGuard)], "--interface", end.Interface)...)
+		hop, err := s.lab.Run(ctx, n, n.NetNS, v.name, cfg.WireGuard[0], append(cfg.WireGuard[1:len(cfg.WireGuard):len(cfg.WireGuard)], "--interface", end.Interface)...)
 		if err != nil {
 			return err
 		}

@@ -38,11 +38,16 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 	if f.pump != nil {
 		defer f.pump.stop(f.x.StopReading)
 	}
+	if len(f.pass.Mirrors) > 0 {
+		defer f.mirror(ctx)
+	}
 	for try := 1; ; try++ {
 		up, resp, err := f.try(ctx, e)
 		again := f.again(ctx, retry, try, resp, err)
 		if !again && err == nil {
-			f.pump.forget()
+			if len(f.pass.Mirrors) == 0 {
+				f.pump.forget()
+			}
 			return f.finish(ctx, e, up, resp)
 		}
 		f.giveUp(e, up, resp)

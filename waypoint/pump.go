@@ -181,6 +181,16 @@ func (p *pump) state() (count uint64, whole bool, err error) {
 	return p.count, p.ended, p.err
 }
 
+// copy is the whole body, if it was kept.
+func (p *pump) copy() (body []byte, whole bool) {
+	if p == nil {
+		return nil, true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]byte(nil), p.kept...), p.ended && !p.lost
+}
+
 // forget says that there will be no further try.
 func (p *pump) forget() {
 	if p == nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,8 +56,11 @@ type Waypoint struct {
 	upstreams *upstream.Upstreams
 	server    *hbone.Server
 
-	farewell entry.Farewell
-	live     live
+	farewell  entry.Farewell
+	live      live
+	mirrors   lifecycle.Group
+	mirroring atomic.Int64
+	copies    context.Context // of copies of requests; set by Run
 
 	mu    sync.Mutex
 	addrs map[string]net.Addr
@@ -223,6 +227,10 @@ func (w *Waypoint) Run(ctx context.Context) error {
 			}
 		})
 	}
+	var endCopies context.CancelFunc
+	w.copies, endCopies = context.WithCancel(control)
+	defer w.mirrors.Wait()
+	defer endCopies()
 	bye := context.AfterFunc(polite, w.farewell.Say)
 	defer bye()
 	w.log.Info("waypoint runs", zap.String("version", w.cfg.Version), zap.String("gateway", w.cfg.Gateway.Namespace+"/"+w.cfg.Gateway.Name),

@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"sync"
 	"time"
 
@@ -127,7 +126,7 @@ func (f *feed) gone() {
 func (f *feed) putLocked(now model.Object) {
 	key := f.kind.key(now)
 	old := f.told[key]
-	if old != nil && reflect.DeepEqual(old, now) {
+	if old != nil && f.kind.same(old, now) {
 		return
 	}
 	f.told[key] = now

@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"reflect"
+
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +33,9 @@ type kind struct {
 	only fields.Selector
 	// trim keeps what the model reads. Trimming twice does no more.
 	trim func(runtime.Object) model.Object
+	// same reports whether an object says what it said before. It may be wrong in
+	// saying no.
+	same func(old, now model.Object) bool
 	// ends reports whether an object is about to go, or holds one that is.
 	ends func(old, now model.Object) bool
 }
@@ -115,6 +120,7 @@ func builtIn[T, L any, P object[T], PL list[L]](name model.Kind, group, resource
 		empty:     func() runtime.Object { return P(new(T)) },
 		emptyList: func() runtime.Object { return PL(new(L)) },
 		trim:      func(o runtime.Object) model.Object { return trim(o.(P)) },
+		same:      func(old, now model.Object) bool { return reflect.DeepEqual(old, now) },
 	}
 }
 
@@ -130,6 +136,9 @@ func custom[T, L any, P object[T], PL list[L]](name model.Kind, group string, ve
 			trimCustom(object)
 			return object
 		},
+		// Others read these at the same time, and protocol buffers fill themselves in
+		// as they are read.
+		same: func(old, now model.Object) bool { return old.GetResourceVersion() == now.GetResourceVersion() },
 	}
 }
 

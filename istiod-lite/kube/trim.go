@@ -40,7 +40,6 @@ func trimMeta(o *metav1.ObjectMeta) metav1.ObjectMeta {
 // reads: it can be larger than the object.
 func trimCustom(o metav1.Object) {
 	o.SetManagedFields(nil)
-	o.SetResourceVersion("") // so that equal objects look equal
 	annotations := o.GetAnnotations()
 	delete(annotations, corev1.LastAppliedConfigAnnotation)
 }

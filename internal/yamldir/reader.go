@@ -70,6 +70,7 @@ type Reader struct {
 	// mu guards the fields below and orders reads.
 	mu    sync.Mutex
 	files map[string]*entry // by path
+	stale bool              // something has changed since settle
 	dir   *Error            // why the directory itself cannot be read
 }
 
@@ -139,6 +140,7 @@ func (r *Reader) scan(ctx context.Context) error {
 	}
 	for path := range gone {
 		delete(r.files, path)
+		r.stale = true
 	}
 	return nil
 }
@@ -166,6 +168,10 @@ func (r *Reader) update(path string, info os.FileInfo, err error) {
 		e = &entry{}
 		r.files[path] = e
 	}
+	before, same := e.candidate, e.refused
+	defer func() {
+		r.stale = r.stale || e.candidate != before || !slices.Equal(e.refused, same)
+	}()
 	if err == nil {
 		now := stampOf(info)
 		if e.stamp == now {
@@ -279,6 +285,10 @@ func (e *entry) accept(file *File, check func(*File) error) error {
 // other file falls back to its last good state, which may conflict in turn.
 // Since the states that were in force never conflict, this comes to an end.
 func (r *Reader) settle() {
+	if !r.stale {
+		return
+	}
+	r.stale = false
 	paths := slices.Sorted(maps.Keys(r.files))
 	next := map[string]*File{}
 	for _, path := range paths {

@@ -21,15 +21,24 @@ type Source struct {
 	reader *yamldir.Reader
 
 	// tell orders what is told. It is held while the receiver runs.
-	tell  sync.Mutex
-	told  map[model.Key]decoded // what the receiver knows; guarded by tell
-	begun bool                  // the receiver has been told something, be it that nothing is there; guarded by tell
+	tell      sync.Mutex
+	told      map[model.Key]decoded  // what the receiver knows; guarded by tell
+	toldFiles map[*yamldir.File]held // where that stands; guarded by tell
+	begun     bool                   // the receiver has been told something, be it that nothing is there; guarded by tell
 
 	// mu guards the fields below. Lock order: tell, then the reader's, then mu.
 	mu      sync.Mutex
-	decoded map[*yamldir.File][]decoded // by Check, so that nothing is decoded twice
+	checked map[*yamldir.File]held // by Check, so that nothing is decoded twice
+	files   map[*yamldir.File]held // in force
 	report  Report
 	places  map[model.Key]string
+}
+
+// held is what a file holds. A file in force does not change: another one comes in
+// its place. So what has to be looked at again is what differs by file.
+type held struct {
+	objects []decoded
+	ignored []Ignored
 }
 
 // Report is what a directory holds and what is wrong with it.
@@ -67,7 +76,7 @@ func New(dir string, log *zap.Logger) *Source {
 		dir:     dir,
 		log:     log.Named("files"),
 		told:    map[model.Key]decoded{},
-		decoded: map[*yamldir.File][]decoded{},
+		checked: map[*yamldir.File]held{},
 		places:  map[model.Key]string{},
 		report:  Report{Dir: dir, Refused: []Refused{}, Ignored: []Ignored{}},
 	}
@@ -106,14 +115,27 @@ func (s *Source) Place(key model.Key) string {
 
 // check is asked by the reader about each new file.
 func (s *Source) check(f *yamldir.File) error {
-	objects, err := decodeFile(f)
+	h, err := hold(f)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.decoded[f] = objects
+	s.checked[f] = h
 	return nil
+}
+
+// hold decodes a file.
+func hold(f *yamldir.File) (h held, err error) {
+	if h.objects, err = decodeFile(f); err != nil {
+		return held{}, err
+	}
+	for _, d := range f.Documents {
+		if _, known, _ := formatOf(d); !known {
+			h.ignored = append(h.ignored, Ignored{File: d.File, Line: d.Line, APIVersion: d.APIVersion, Kind: d.Kind, Name: d.Name})
+		}
+	}
+	return h, nil
 }
 
 // sync reads what changed and tells fn, if there is anything to tell.
@@ -121,16 +143,15 @@ func (s *Source) sync(ctx context.Context, fn func([]model.Event)) error {
 	s.tell.Lock()
 	defer s.tell.Unlock()
 	set, err := s.reader.Read(ctx)
-	objects := s.objects(set)
 	var waiting []string
 	if !s.begun {
 		waiting = mayHoldPolicies(set)
 	}
-	s.publish(set, objects, waiting)
+	files := s.publish(set, waiting)
 	if len(waiting) > 0 || !s.begun && err != nil {
 		return err
 	}
-	if events := s.differences(objects); !s.begun || len(events) > 0 {
+	if events := s.differences(files); !s.begun || len(events) > 0 {
 		s.begun = true
 		fn(events)
 	}
@@ -154,68 +175,91 @@ func mayHoldPolicies(set yamldir.Set) []string {
 	return paths
 }
 
-// objects are all that are in force.
-func (s *Source) objects(set yamldir.Set) map[model.Key]decoded {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	objects := map[model.Key]decoded{}
-	kept := map[*yamldir.File][]decoded{}
-	for _, f := range set.Files {
-		all, ok := s.decoded[f]
-		if !ok {
-			all, _ = decodeFile(f) // passed once, when it was refused for a conflict
-		}
-		kept[f] = all
-		for _, o := range all {
-			objects[o.key] = o
-		}
-	}
-	s.decoded = kept
-	return objects
-}
-
-// differences are the events that lead from what was told to objects. The order
-// is that of the keys.
-func (s *Source) differences(objects map[model.Key]decoded) []model.Event {
-	var events []model.Event
-	for key := range s.told {
-		if _, ok := objects[key]; !ok {
-			events = append(events, model.Event{Key: key})
-		}
-	}
-	for key, now := range objects {
-		if old, ok := s.told[key]; ok && (old.doc == now.doc || bytes.Equal(old.doc.JSON, now.doc.JSON)) {
+// differences are the events that lead from what was told to what files hold. The
+// order is that of the keys.
+func (s *Source) differences(files map[*yamldir.File]held) []model.Event {
+	now := map[model.Key]decoded{} // what stands in files that are new
+	for f, h := range files {
+		if _, ok := s.toldFiles[f]; ok {
 			continue
 		}
-		events = append(events, model.Event{Key: key, Object: now.object})
+		for _, o := range h.objects {
+			now[o.key] = o
+		}
 	}
-	s.told = objects
+	var events []model.Event
+	for f, h := range s.toldFiles {
+		if _, ok := files[f]; ok {
+			continue
+		}
+		for _, o := range h.objects {
+			if _, ok := now[o.key]; !ok {
+				events = append(events, model.Event{Key: o.key})
+				delete(s.told, o.key)
+			}
+		}
+	}
+	for key, o := range now {
+		old, ok := s.told[key]
+		s.told[key] = o
+		if !ok || !bytes.Equal(old.doc.JSON, o.doc.JSON) {
+			events = append(events, model.Event{Key: key, Object: o.object})
+		}
+	}
+	s.toldFiles = files
 	slices.SortFunc(events, func(a, b model.Event) int { return cmp.Compare(a.Key.String(), b.Key.String()) })
 	return events
 }
 
-// publish updates the report and logs what is new in it.
-func (s *Source) publish(set yamldir.Set, objects map[model.Key]decoded, waiting []string) {
-	report := Report{Dir: s.dir, Files: len(set.Files), Objects: len(objects), Refused: []Refused{}, Ignored: []Ignored{}, Waiting: waiting}
+// publish updates what is in force and the report, logs what is new in it, and
+// returns what is in force.
+func (s *Source) publish(set yamldir.Set, waiting []string) map[*yamldir.File]held {
+	report := Report{Dir: s.dir, Files: len(set.Files), Refused: []Refused{}, Ignored: []Ignored{}, Waiting: waiting}
 	for _, e := range set.Refused {
 		report.Refused = append(report.Refused, Refused{File: e.File, Line: e.Line, Object: e.Object, Reason: e.Err.Error()})
 	}
-	for _, f := range set.Files {
-		for _, d := range f.Documents {
-			if _, known, _ := formatOf(d); !known {
-				report.Ignored = append(report.Ignored, Ignored{File: d.File, Line: d.Line, APIVersion: d.APIVersion, Kind: d.Kind, Name: d.Name})
-			}
-		}
-	}
-	places := make(map[model.Key]string, len(objects))
-	for key, o := range objects {
-		places[key] = place(o.doc)
-	}
 	s.mu.Lock()
+	next := make(map[*yamldir.File]held, len(set.Files))
+	for _, f := range set.Files {
+		h, ok := s.files[f]
+		if !ok {
+			h, ok = s.checked[f]
+		}
+		if !ok {
+			h, _ = hold(f) // passed once, when it was refused for a conflict
+		}
+		next[f] = h
+		report.Objects += len(h.objects)
+		report.Ignored = append(report.Ignored, h.ignored...)
+	}
+	s.place(next)
+	clear(s.checked)
 	before := s.report
-	s.report, s.places = report, places
+	s.report, s.files = report, next
 	s.mu.Unlock()
 	s.logDifferences(before, report)
+	return next
+}
+
+// place brings the places of objects up to date with the files that will be in
+// force. The caller holds s.mu.
+func (s *Source) place(next map[*yamldir.File]held) {
+	for f, h := range s.files {
+		if _, ok := next[f]; ok {
+			continue
+		}
+		for _, o := range h.objects {
+			delete(s.places, o.key)
+		}
+	}
+	for f, h := range next {
+		if _, ok := s.files[f]; ok {
+			continue
+		}
+		for _, o := range h.objects {
+			s.places[o.key] = place(o.doc)
+		}
+	}
 }
 
 // logDifferences logs each complaint once, and its end.

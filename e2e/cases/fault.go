@@ -16,6 +16,10 @@ import (
 // downFor is how long parts of the cluster are held down.
 const downFor = 60 * time.Second
 
+// ztunnelGrace is how long the old ztunnel of a node carries what stands, as the chart
+// has it.
+const ztunnelGrace = 30 * time.Second
+
 // faultCases take parts of the mesh and of the cluster away.
 func faultCases() []Case {
 	return []Case{
@@ -124,7 +128,25 @@ func ztunnelUpdate(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := e.restart(ctx, "daemonset/ztunnel"); err != nil {
+	if _, err := e.Kubectl(ctx, "", "--namespace", System, "rollout", "restart", "daemonset/ztunnel"); err != nil {
+		return "", err
+	}
+	// The first node has its new ztunnel, and the old one has most of its grace left.
+	err = e.Until(ctx, time.Minute, "a ztunnel that ends", func(ctx context.Context) (bool, error) {
+		out, err := e.Kubectl(ctx, "", "--namespace", System, "get", "pods", "-l", ztunnels, "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
+		return out != "", err
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := lifecycle.Sleep(ctx, ztunnelGrace*2/3); err != nil {
+		return "", err
+	}
+	bytes, err := stream.Clean(ctx)
+	if err != nil {
+		return "", fmt.Errorf("within the grace period: %w", err)
+	}
+	if _, err := e.Kubectl(ctx, "", "--namespace", System, "rollout", "status", "daemonset/ztunnel", "--timeout=150s"); err != nil {
 		return "", err
 	}
 	if err := g.load.Flowing(ctx, 2*rate); err != nil {
@@ -141,24 +163,8 @@ func ztunnelUpdate(ctx context.Context, e *Env) (string, error) {
 			return "", fmt.Errorf("%d of %d requests failed; %s", now.Failed, now.Sent, firstFailure(now))
 		}
 	}
-	bytes, serr := stream.Clean(ctx)
-	if serr != nil && now.Failed == 0 {
-		serr = fmt.Errorf("the stream did not live through the grace period: %w", serr)
-	}
-	if serr != nil {
-		return "", serr
-	}
 	inside, err := g.inside()
 	return fmt.Sprintf("%s; a stream of %d bytes; %s", summary(now), bytes, inside), err
-}
-
-// restart replaces all pods of a part of the installation and waits for the new ones.
-func (e *Env) restart(ctx context.Context, what string) error {
-	if _, err := e.Kubectl(ctx, "", "--namespace", System, "rollout", "restart", what); err != nil {
-		return err
-	}
-	_, err := e.Kubectl(ctx, "", "--namespace", System, "rollout", "status", what, "--timeout=150s")
-	return err
 }
 
 // systemPods lists the running pods of a part of the installation.
@@ -346,7 +352,17 @@ func apiserverDown(ctx context.Context, e *Env) (string, error) {
 	}
 	e.Note("the API server is back")
 	// What is made now comes into the mesh as before.
-	if err := e.Deploy(ctx, App{Name: "after", Replicas: 2}); err != nil {
+	if err := e.Apply(ctx, App{Name: "after", Replicas: 2}.manifest()); err != nil {
+		return "", err
+	}
+	// Each of those who watch comes back in its own time: controllers, scheduler,
+	// kubelets, agents.
+	for range 2 {
+		if err = e.WaitReady(ctx, e.Namespace, "after", 2); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		return "", err
 	}
 	after, err := e.Pod(ctx, "after")

@@ -203,10 +203,11 @@ func (e *Env) Stream(ctx context.Context, from Pod, to string) (*Stream, error) 
 // Clean ends the stream and makes sure that what was sent is what arrived.
 func (s *Stream) Clean(ctx context.Context) (bytes int64, err error) {
 	defer s.session.Close()
-	if err := s.session.Stop(); err != nil {
-		return 0, fmt.Errorf("stream %s: %w", s.What, err)
-	}
+	serr := s.session.Stop() // fails when the stream has ended: its last word says why
 	r, err := s.session.Wait(ctx)
+	if err != nil {
+		err = errors.Join(err, serr)
+	}
 	if err == nil && r.Error != "" {
 		err = errors.New(r.Error)
 	}

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +28,7 @@ const leashFD = 3
 // Main is what the program of a machine's init does: stage is "init", or "init-placed"
 // when it runs in its cgroup namespace. It returns only with an error.
 func Main(ctx context.Context, stage, dir string) error {
-	leash := bufio.NewReader(os.NewFile(leashFD, "leash"))
+	leash := os.NewFile(leashFD, "leash")
 	switch stage {
 	case "init":
 		return enterCgroup(leash, dir)
@@ -40,14 +38,16 @@ func Main(ctx context.Context, stage, dir string) error {
 	return fmt.Errorf("stage %q: want init", stage)
 }
 
-// expect reads a word of the starter.
-func expect(leash *bufio.Reader, word string) error {
-	line, err := leash.ReadString('\n')
-	if err != nil {
+// expect reads a word of the starter, and not a byte more: what follows is for the
+// program that this one becomes.
+func expect(leash io.Reader, word string) error {
+	want := word + "\n"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(leash, got); err != nil {
 		return fmt.Errorf("the starter has gone before it said %q: %w", word, err)
 	}
-	if got := strings.TrimSpace(line); got != word {
-		return fmt.Errorf("the starter said %q, want %q", got, word)
+	if string(got) != want {
+		return fmt.Errorf("the starter said %q, want %q", got, want)
 	}
 	return nil
 }
@@ -55,7 +55,7 @@ func expect(leash *bufio.Reader, word string) error {
 // enterCgroup makes the cgroup that the starter has put this process into the root
 // of what it sees. A cgroup namespace belongs to a thread, so the program is run
 // anew from that thread.
-func enterCgroup(leash *bufio.Reader, dir string) error {
+func enterCgroup(leash io.Reader, dir string) error {
 	if err := expect(leash, wordPlaced); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func enterCgroup(leash *bufio.Reader, dir string) error {
 }
 
 // run is the machine's life.
-func run(ctx context.Context, leash *bufio.Reader, dir string) error {
+func run(ctx context.Context, leash io.Reader, dir string) error {
 	spec, err := readSpec(dir)
 	if err != nil {
 		return err

@@ -51,6 +51,8 @@ type conn struct {
 
 	failed chan struct{} // closed by fail
 
+	drainFn func() // drainQueue without an end; made once
+
 	// lastWords guards what is said after seize: rec and tls are those of one
 	// goroutine until then.
 	lastWords sync.Mutex
@@ -109,6 +111,7 @@ func newConn(cfg connConfig, rec *recordConn, tc *tls.Conn, info ConnInfo) *conn
 	}
 	c.tls = newLayer(rec, tc, cfg.keys, info.TLS, !cfg.server)
 	c.cfg.keys = nil
+	c.drainFn = func() { c.drainQueue(false) }
 	c.in.init(c)
 	c.recv.window = cfg.ConnWindow
 	c.life.acceptUpTo = 1<<31 - 1

@@ -63,7 +63,7 @@ func (c *conn) onRequest(id uint32, f fields, end bool) error {
 		Authority: authority, Header: f.header, Peer: c.cfg.peer,
 		Local: c.info.Local, Remote: c.info.Remote, TLS: c.info.TLS, s: s,
 	}
-	if !c.cfg.group.run(func() { c.serve(ctx, in) }) {
+	if !c.cfg.group.runDeep(func() { c.serve(ctx, in) }) {
 		c.serveDone(in)
 	}
 	return nil

@@ -274,7 +274,7 @@ func (c *conn) drainNow() (more bool) {
 
 // handQueue lets a helper write the queue. The caller is the writer.
 func (c *conn) handQueue() {
-	if c.cfg.group.run(func() { c.drainQueue(false) }) {
+	if c.cfg.group.runDeep(c.drainFn) {
 		return
 	}
 	c.mu.Lock()

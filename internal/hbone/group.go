@@ -1,6 +1,9 @@
 package hbone
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // A group owns the goroutines of a pool or a server, and the streams that are
 // over for the peer but not yet for the application. Its zero value is ready.
@@ -10,7 +13,11 @@ type group struct {
 	mu     sync.Mutex
 	n      int       // goroutines
 	none   sync.Cond // of mu; n is 0
+	ending bool      // no worker is kept
 	closed bool      // run refuses
+	idle   []worker  // the one that worked last is the last
+	spare  int       // how many of them nobody has needed since the last trim
+	trim   *time.Timer
 	cut    error
 	tails  map[*Stream]struct{}
 }
@@ -86,10 +93,86 @@ func (g *group) cutTails(cause error) {
 	}
 }
 
+// worker is a goroutine of runDeep that waits for the next function. Closing it
+// lets it go.
+type worker chan func()
+
+const (
+	// maxIdle is how many workers wait at most.
+	maxIdle = 16
+	// trimTime is how long workers that nobody needs are kept.
+	trimTime = time.Second
+)
+
+// runDeep is run for functions that need much stack and return soon: growing one
+// for each of many would cost more than the goroutine.
+func (g *group) runDeep(fn func()) bool {
+	g.mu.Lock()
+	if n := len(g.idle); n > 0 {
+		w := g.idle[n-1]
+		g.idle = g.idle[:n-1]
+		g.spare = min(g.spare, n-1)
+		g.mu.Unlock()
+		w <- fn
+		return true
+	}
+	g.mu.Unlock()
+	return g.run(func() {
+		w := make(worker, 1)
+		for ok := true; ok; fn, ok = <-w {
+			fn()
+			fn = nil
+			if !g.rest(w) {
+				return
+			}
+		}
+	})
+}
+
+// rest makes w one of the workers that wait, if there is to be one more.
+func (g *group) rest(w worker) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ending || len(g.idle) >= maxIdle {
+		return false
+	}
+	g.idle = append(g.idle, w)
+	switch {
+	case g.trim == nil:
+		g.trim = time.AfterFunc(trimTime, g.trimIdle)
+	case len(g.idle) == 1:
+		g.trim.Reset(trimTime)
+	}
+	return true
+}
+
+// trimIdle lets those workers go that nobody has needed for trimTime.
+func (g *group) trimIdle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := min(g.spare, len(g.idle))
+	for _, w := range g.idle[:n] {
+		close(w)
+	}
+	g.idle = append(g.idle[:0], g.idle[n:]...)
+	g.spare = len(g.idle)
+	if len(g.idle) > 0 {
+		g.trim.Reset(trimTime)
+	}
+}
+
 // wait blocks until every goroutine has returned; those still running may start
 // others.
 func (g *group) wait() {
 	g.mu.Lock()
+	g.ending = true
+	for _, w := range g.idle {
+		close(w)
+	}
+	g.idle = nil
+	if g.trim != nil {
+		g.trim.Stop()
+	}
 	if g.none.L == nil {
 		g.none.L = &g.mu
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
 )
@@ -245,6 +248,49 @@ func TestAnswersAreBounded(t *testing.T) {
 	if c.asked != 1 {
 		t.Errorf("asked %d times, want once: the newest is kept, the oldest is not", c.asked)
 	}
+}
+
+// A stranger with ever new tokens is not asked about for ever; others are, and what
+// is known counts.
+func TestAStrangerCannotMakeUsAskWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, a := ztunnelWorld()
+		from := func(ip string) context.Context {
+			return peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}})
+		}
+		for i := range 1000 {
+			a.Authenticate(calling(from("10.0.0.66"), tokenOf(fmt.Sprint(i))))
+		}
+		if c.asked != questionsAtOnce {
+			t.Errorf("asked %d times about one stranger's tokens, want %d", c.asked, questionsAtOnce)
+		}
+		if _, err := a.Authenticate(calling(from("10.0.0.1"), tokenOf("zt"))); err != nil {
+			t.Errorf("another address: %v", err)
+		}
+		if _, err := a.Authenticate(calling(from("10.0.0.66"), tokenOf("zt"))); err != nil {
+			t.Errorf("a known token from the stranger's address: %v", err)
+		}
+		time.Sleep(time.Second)
+		before := c.asked
+		for i := range 1000 {
+			a.Authenticate(calling(from("10.0.0.66"), tokenOf(fmt.Sprint("x", i))))
+		}
+		if n := c.asked - before; n != questionsPerSecond {
+			t.Errorf("asked %d times a second later, want %d", n, questionsPerSecond)
+		}
+		for i := range maxSources + 10 {
+			a.Authenticate(calling(from(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}).String()), tokenOf(fmt.Sprint("z", i))))
+		}
+		if n := len(a.answers.from.known); n != maxSources {
+			t.Errorf("%d addresses are remembered, want %d", n, maxSources)
+		}
+		time.Sleep(time.Minute)
+		before = c.asked
+		a.Authenticate(calling(from("12.0.0.1"), tokenOf("new")))
+		if c.asked != before+1 {
+			t.Error("addresses that have long been silent keep a new one out")
+		}
+	})
 }
 
 // Who asks with the token of a pod that is gone does not make us read for each try.

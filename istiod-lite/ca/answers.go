@@ -30,6 +30,7 @@ type answers struct {
 	cfg    AccountsConfig
 	review func(context.Context, string) (Holder, error)
 	slots  chan struct{}
+	from   *sources
 
 	// mu guards the fields below.
 	mu     sync.Mutex
@@ -56,7 +57,7 @@ type answer struct {
 
 // newAnswers remembers nothing yet.
 func newAnswers(cfg AccountsConfig, review func(context.Context, string) (Holder, error)) *answers {
-	return &answers{cfg: cfg, review: review, slots: make(chan struct{}, maxReviews), known: map[[sha256.Size]byte]*list.Element{}}
+	return &answers{cfg: cfg, review: review, slots: make(chan struct{}, maxReviews), from: newSources(), known: map[[sha256.Size]byte]*list.Element{}}
 }
 
 // get is what is said about a token: what was said a moment ago, else what is said
@@ -120,6 +121,9 @@ func (a *answers) enter(digest [sha256.Size]byte, ends, at time.Time) (now *answ
 
 // ask asks about a token when it is its turn.
 func (a *answers) ask(ctx context.Context, token string) (Holder, error) {
+	if err := a.from.admit(ctx, time.Now()); err != nil {
+		return Holder{}, errors.Join(ErrUndecided, err)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
 	defer cancel()
 	select {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
@@ -29,7 +30,10 @@ const (
 	// what a thousand nodes that come back at one moment need for their tokens.
 	queriesPerSecond, burst = 200, 400
 
-	// inCluster says that the process runs in a pod of the cluster.
+	// readTimeout bounds a live read: a caller waits for it.
+	readTimeout = 5 * time.Second
+
+	// inClusterNamespace says which namespace the process' pod is of.
 	inClusterNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 )
 
@@ -43,8 +47,9 @@ type Config struct {
 
 // Client talks to one API server. It may be used by many goroutines.
 type Client struct {
-	typed kubernetes.Interface
-	meta  metadata.Interface
+	typed   kubernetes.Interface
+	reviews kubernetes.Interface // for questions about tokens alone: strangers can cause them
+	meta    metadata.Interface
 
 	// For kinds that the typed clients do not know.
 	config rest.Config
@@ -69,6 +74,9 @@ func Connect(cfg Config) (*Client, error) {
 	binary.ContentType = runtime.ContentTypeProtobuf
 	binary.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	if c.typed, err = kubernetes.NewForConfigAndClient(binary, httpClient); err != nil {
+		return nil, fmt.Errorf("kube: %w", err)
+	}
+	if c.reviews, err = kubernetes.NewForConfigAndClient(binary, httpClient); err != nil { // with a rate of its own
 		return nil, fmt.Errorf("kube: %w", err)
 	}
 	if c.meta, err = metadata.NewForConfigAndClient(metadata.ConfigFor(binary), httpClient); err != nil {
@@ -153,6 +161,8 @@ func (c *Client) served(ctx context.Context, k *kind) (string, error) {
 // PodsOn asks the API server which pods a node runs now. Those that have ended
 // are not among them.
 func (c *Client) PodsOn(ctx context.Context, node string) ([]*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	selector := fields.AndSelectors(notEnded(), fields.OneTermEqualSelector("spec.nodeName", node))
 	list, err := c.typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: selector.String()})
 	if err != nil {
@@ -167,6 +177,8 @@ func (c *Client) PodsOn(ctx context.Context, node string) ([]*corev1.Pod, error)
 
 // Pod asks the API server for one pod; nil when there is none.
 func (c *Client) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	pod, err := c.typed.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	if isNotFound(err) {
 		return nil, nil

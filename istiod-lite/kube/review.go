@@ -36,7 +36,7 @@ var ErrNotAuthenticated = errors.New("the token does not hold")
 // [ErrNotAuthenticated] when it does not hold for the audience; any other means
 // that there was no answer.
 func (c *Client) Review(ctx context.Context, token, audience string) (Holder, error) {
-	review, err := c.typed.AuthenticationV1().TokenReviews().Create(ctx, &authentication.TokenReview{
+	review, err := c.reviews.AuthenticationV1().TokenReviews().Create(ctx, &authentication.TokenReview{
 		Spec: authentication.TokenReviewSpec{Token: token, Audiences: []string{audience}},
 	}, metav1.CreateOptions{})
 	if err != nil {

@@ -172,7 +172,7 @@ func (r *Reporter) patch(ctx context.Context, uid types.UID, m mark) error {
 		return err
 	}
 	_, err = r.client.CoreV1().Pods(m.namespace).Patch(ctx, m.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) { // a uid does not change
 		return nil
 	}
 	return err

@@ -57,10 +57,10 @@ bench: ## the benchmarks whose figures stand in ARCHITECTURE.md
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/hbone ./internal/streamio ./internal/policy ./internal/workload
 
 perf: build ## the mesh measured on this machine, in 15 minutes; ZTUNNEL=/path/to/ztunnel adds a peer (root)
-	$(BIN)/ambit perf --plan full --out $(BIN)/perf.json $(addprefix --ztunnel ,$(ZTUNNEL))
+	$(BIN)/ambit perf --plan full --out $(BIN)/perf.json --html $(BIN)/perf.html $(addprefix --ztunnel ,$(ZTUNNEL))
 
 perf-quick: build ## the same in 3 minutes
-	$(BIN)/ambit perf --plan quick --out $(BIN)/perf-quick.json $(addprefix --ztunnel ,$(ZTUNNEL))
+	$(BIN)/ambit perf --plan quick --out $(BIN)/perf-quick.json --html $(BIN)/perf-quick.html $(addprefix --ztunnel ,$(ZTUNNEL))
 
 interop: build ## traffic with a real Rust ztunnel in place of ours: make interop ZTUNNEL=/path/to/ztunnel (root)
 	@[ -n "$(ZTUNNEL)" ] || { echo "say where it is: make interop ZTUNNEL=/path/to/ztunnel"; exit 2; }

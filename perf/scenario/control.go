@@ -25,7 +25,7 @@ const (
 	// of them are behind a service.
 	perFile, perService = 1000, 20
 	// syncTimeout is how long a ztunnel may take until it knows a whole world.
-	syncTimeout = time.Minute
+	syncTimeout = 3 * time.Minute
 	// changeTimeout is how long a change may take until it is felt.
 	changeTimeout = 10 * time.Second
 	// adminPort is where a ztunnel shows its picture, on its own machine only.

@@ -124,6 +124,7 @@ type KeepAlive struct {
 type Tunnel struct {
 	MaxStreams           int           // per connection
 	UnusedRelease        time.Duration // of a pooled connection
+	ProveAfter           time.Duration // until it is asked anew whether a peer can be reached
 	StreamWindow         int           // bytes
 	ConnectionWindow     int           // bytes
 	FrameSize            int           // bytes

@@ -43,7 +43,7 @@ func (z *Ztunnel) podsConfig(questions *telemetry.DNSMetrics) pods.Config {
 		Outbound: outbound.Config{
 			Network: z.cfg.Node.Network, EncryptLocal: t.EncryptLocal,
 			Pool: hbone.PoolConfig{
-				Tuning: tuning, StreamsPerConn: t.MaxStreams, IdleTimeout: t.UnusedRelease, Budget: budget,
+				Tuning: tuning, StreamsPerConn: t.MaxStreams, IdleTimeout: t.UnusedRelease, ProveAfter: t.ProveAfter, Budget: budget,
 			},
 		},
 		Inbound: inbound.Config{

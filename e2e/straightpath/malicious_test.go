@@ -94,6 +94,35 @@ func TestNetworkPolicyCountsOnTheLocalPath(t *testing.T) {
 	client.connect(server.addr(80)).wantEcho("others are not concerned")
 }
 
+// A NetworkPolicy that lets go on what has begun still counts for connections that
+// begin later: neither the witness of the local path nor a tunnel that stands is
+// an open door for ever.
+func TestNewNetworkPolicyCountsForNewConnections(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1", func(c *ztunnel.Config) { c.Tunnel.ProveAfter = 200 * time.Millisecond })
+	n2 := m.node("n2")
+	client, near, far := m.enrolled(n1, "client"), m.enrolled(n1, "near"), m.enrolled(n2, "far")
+	for _, server := range []*pod{near, far} {
+		server.echo(80)
+		lives := client.connect(server.addr(80))
+		server.rejectNew(t, client.ip, 15008)
+		eventually(t, "the policy counts for "+server.name, func() error {
+			c, err := client.tryConnect(server.addr(80))
+			if err == nil {
+				c.Close()
+				return errors.New("connected")
+			}
+			if !isReset(err) {
+				t.Fatal(err)
+			}
+			return nil
+		})
+		if server == far { // on the node the witness has gone, and what it vouched for
+			lives.wantEcho("what has begun goes on")
+		}
+	}
+}
+
 // The witness goes while a local connection lives, and cannot come back: the
 // connection ends as it would have on the wire.
 func TestWitnessLostCutsLocalConnections(t *testing.T) {

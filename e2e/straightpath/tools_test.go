@@ -40,6 +40,21 @@ func enslave(port, bridge string) error {
 // other rules are asked: what a NetworkPolicy does.
 func (p *pod) reject(t *testing.T, from netip.Addr, port uint16) {
 	t.Helper()
+	p.rejectWhen(t, from, port)
+}
+
+// rejectNew is reject as most network policies do it: what has begun goes on.
+func (p *pod) rejectNew(t *testing.T, from netip.Addr, port uint16) {
+	t.Helper()
+	p.rejectWhen(t, from, port,
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)})
+}
+
+// rejectWhen is reject under further conditions.
+func (p *pod) rejectWhen(t *testing.T, from netip.Addr, port uint16, when ...expr.Any) {
+	t.Helper()
 	netnstest.Do(t, p.ns, func() error {
 		c, err := nftables.New()
 		if err != nil {
@@ -50,13 +65,13 @@ func (p *pod) reject(t *testing.T, from netip.Addr, port uint16) {
 			Name: "input", Table: table, Type: nftables.ChainTypeFilter,
 			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
 		})
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(when,
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: from.AsSlice()},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
 			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-		}})
+		)})
 		return c.Flush()
 	})
 }

@@ -36,6 +36,10 @@ type PoolConfig struct {
 	// GoAwayTimeout bounds the same wait once the peer has said GOAWAY, because
 	// a CONNECT that crosses it may stay without an answer. Zero means 2 s.
 	GoAwayTimeout time.Duration
+	// ProveAfter is how long streams may begin on connections that stand before
+	// it is asked anew whether the peer can be reached. Zero means 30 s; negative
+	// never.
+	ProveAfter time.Duration
 	// Budget is shared by the pools and servers of a process. Nil means one of
 	// its own.
 	Budget *Budget
@@ -50,6 +54,7 @@ func (c PoolConfig) withDefaults() PoolConfig {
 	c.DialTimeout = cmp.Or(c.DialTimeout, 10*time.Second)
 	c.OpenTimeout = cmp.Or(c.OpenTimeout, 20*time.Second)
 	c.GoAwayTimeout = cmp.Or(c.GoAwayTimeout, 2*time.Second)
+	c.ProveAfter = cmp.Or(c.ProveAfter, 30*time.Second)
 	if c.Budget == nil {
 		c.Budget = NewBudget(0)
 	}
@@ -73,6 +78,9 @@ type Pool struct {
 type peer struct {
 	conns []*conn // that take new streams
 	dial  *dialing
+
+	proved time.Time               // when a connection came about last
+	proof  context.CancelCauseFunc // ends the attempt that is under way; nil when none is
 }
 
 // dialing is a connection in the making: one per key at a time.
@@ -172,6 +180,7 @@ func (p *Pool) checkout(ctx context.Context, t Target, slot bool) (*conn, error)
 		pr := p.peer(t.Key)
 		c, busy := pr.pick(p.cfg.StreamsPerConn, slot)
 		if c != nil && (!busy || !extra || len(pr.conns) >= p.cfg.BulkConns) {
+			p.proveLocked(ctx, t, pr)
 			p.mu.Unlock()
 			return c, nil
 		}
@@ -247,7 +256,7 @@ func (p *Pool) dialed(key Key, d *dialing, c *conn, err error) {
 	}
 	unwanted := c != nil && (d.stale || p.closed)
 	if c != nil && !unwanted && c.usable() { // otherwise connGone may have been here
-		pr.conns = append(pr.conns, c)
+		pr.conns, pr.proved = append(pr.conns, c), time.Now()
 		p.conns[c] = key
 	}
 	p.forget(key)
@@ -275,7 +284,7 @@ func (p *Pool) connGone(c *conn) {
 
 // forget removes the entry of a key that has nothing. The caller holds p.mu.
 func (p *Pool) forget(key Key) {
-	if pr := p.peers[key]; pr != nil && len(pr.conns) == 0 && pr.dial == nil {
+	if pr := p.peers[key]; pr != nil && len(pr.conns) == 0 && pr.dial == nil && pr.proof == nil {
 		delete(p.peers, key)
 	}
 }
@@ -313,6 +322,9 @@ func (p *Pool) Close() {
 	for _, pr := range p.peers {
 		if pr.dial != nil {
 			pr.dial.cancel(ErrDraining)
+		}
+		if pr.proof != nil {
+			pr.proof(ErrDraining)
 		}
 	}
 	all := make([]*conn, 0, len(p.conns))

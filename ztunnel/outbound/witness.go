@@ -37,6 +37,7 @@ type witnesses struct {
 // tunnel where there is none. The caller must call leave.
 func (o *Outbound) stand(ctx context.Context, f *flight, t hbone.Target) (*witness, error) {
 	if w := o.witnesses.join(ctx, f, t.Key); w != nil {
+		o.pool.Prove(ctx, t) // what stands between may have changed since
 		return w, nil
 	}
 	alive, err := o.pool.Ensure(ctx, t)

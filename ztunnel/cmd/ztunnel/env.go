@@ -276,6 +276,7 @@ func (r *reader) tunnel() ztunnel.Tunnel {
 	return ztunnel.Tunnel{
 		MaxStreams:           int(r.integer("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 1<<20)),
 		UnusedRelease:        r.duration("POOL_UNUSED_RELEASE_TIMEOUT", 300*time.Second),
+		ProveAfter:           r.duration("AMBIT_PROVE_AFTER", 30*time.Second),
 		StreamWindow:         int(r.integer("HTTP2_STREAM_WINDOW_SIZE", 4<<20, 65535, math.MaxInt32)),
 		ConnectionWindow:     int(r.integer("HTTP2_CONNECTION_WINDOW_SIZE", 16<<20, 65535, math.MaxInt32)),
 		FrameSize:            int(r.integer("HTTP2_FRAME_SIZE", 1<<20, 1<<14, 1<<24-1)),

@@ -164,6 +164,11 @@ func (n *Node) leaving(ctx context.Context) bool {
 			n.deps.Log.Error("the runtime may call a plugin that nobody answers: take it out of its configuration", zap.Error(err))
 		}
 	}
+	for _, socket := range []string{n.cfg.Socket, n.cfg.OwnerSocket, n.cfg.ZDSSocket} {
+		if err := os.Remove(socket); socket != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
+			n.deps.Log.Warn("a socket is left", zap.Error(err))
+		}
+	}
 	return true
 }
 

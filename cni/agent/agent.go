@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/cni/event"
@@ -117,7 +118,8 @@ type Agent struct {
 	leaving func(context.Context) bool
 	ztunnel *zds.Server
 	metrics *metrics
-	kick    chan struct{} // of one: compare all pods with the source
+	kick    chan struct{} // of one: compare pods with the source
+	all     atomic.Bool   // and those too of which the source says nothing new
 
 	// Set by Run before anything else runs.
 	host []netns.ID // namespaces that no pod may be in
@@ -239,16 +241,23 @@ func (a *Agent) findHost() error {
 	return err
 }
 
-// sourceChanged notes that the source can be read.
+// sourceChanged notes that the source can be read, and has those pods compared
+// with it of which it says something new.
 func (a *Agent) sourceChanged() {
 	a.mu.Lock()
 	a.sourceRead = true
 	a.mu.Unlock()
-	a.wake()
+	a.nudge()
 }
 
-// wake has all pods compared with the source soon.
+// wake has all pods compared soon.
 func (a *Agent) wake() {
+	a.all.Store(true)
+	a.nudge()
+}
+
+// nudge has pods compared soon.
+func (a *Agent) nudge() {
 	select {
 	case a.kick <- struct{}{}:
 	default:

@@ -57,6 +57,7 @@ type attachment struct {
 	since    time.Time // from when it has not been as it should be; zero when it is
 	released time.Time // when its release began; zero when it is not being let go
 	fence    fence
+	seen     *Pod // what the source said when it was last made what it should be; nil: look again
 
 	// Changed and read by the holder of busy.
 	mark      Mark      // what was last reported

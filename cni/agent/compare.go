@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
@@ -26,7 +27,7 @@ func (a *Agent) compareLoop(ctx context.Context) error {
 	for {
 		select {
 		case <-a.kick:
-			a.compareAll(ctx)
+			a.compareSource(ctx, a.all.Swap(false))
 		case <-tick.C:
 			a.forgetNode()
 			a.compareAll(ctx)
@@ -43,7 +44,11 @@ func (a *Agent) compareLoop(ctx context.Context) error {
 
 // compareAll compares one pod after the other, after those have been found that
 // were not known.
-func (a *Agent) compareAll(ctx context.Context) {
+func (a *Agent) compareAll(ctx context.Context) { a.compareSource(ctx, true) }
+
+// compareSource compares all pods, or those alone of which the source says
+// something new or which are unsettled: on a node pods come and go all the time.
+func (a *Agent) compareSource(ctx context.Context, everyone bool) {
 	if a.answers() != nil {
 		return // there is nothing to compare with yet; what stands, stands
 	}
@@ -53,7 +58,14 @@ func (a *Agent) compareAll(ctx context.Context) {
 	} else if ctx.Err() == nil {
 		a.log.Warn("the pods of this node cannot be listed", zap.Error(err))
 	}
-	a.compareEach(ctx, func(*attachment) bool { return true })
+	now := map[string]Pod{}
+	for _, p := range pods {
+		now[p.UID] = p
+	}
+	a.compareEach(ctx, func(at *attachment) bool {
+		p, found := now[at.rec.UID]
+		return everyone || !found || at.seen == nil || !reflect.DeepEqual(*at.seen, p) || at.unsettledLocked()
+	})
 	a.syncNode()
 	a.mu.Lock()
 	a.compared = a.compared || err == nil
@@ -67,12 +79,16 @@ func (a *Agent) compareUnsettled(ctx context.Context) bool {
 	strays := len(a.strays) > 0
 	a.mu.Unlock()
 	if strays {
-		a.compareAll(ctx)
+		a.compareSource(ctx, false)
 		return true
 	}
-	return a.compareEach(ctx, func(at *attachment) bool {
-		return !at.since.IsZero() || !at.released.IsZero() || at.fence.up() || at.rec.serving() && !at.healthy
-	})
+	return a.compareEach(ctx, (*attachment).unsettledLocked)
+}
+
+// unsettledLocked says whether the pod is not as it should be, or on its way. The
+// caller holds Agent.mu.
+func (a *attachment) unsettledLocked() bool {
+	return !a.since.IsZero() || !a.released.IsZero() || a.fence.up() || a.rec.serving() && !a.healthy
 }
 
 // compareEach compares those pods for which which holds, asked under mu, and says
@@ -153,7 +169,7 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 func (a *Agent) strand(ctx context.Context, at *attachment) {
 	const reason = "it has ended, or is not known any more"
 	a.mu.Lock()
-	at.wanted, at.reason, at.since = false, reason, time.Time{}
+	at.wanted, at.reason, at.since, at.seen = false, reason, time.Time{}, nil
 	a.mu.Unlock()
 	a.retract(ctx, at, reason)
 }

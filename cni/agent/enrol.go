@@ -202,7 +202,7 @@ func (a *Agent) rivalLocked(rec record) *attachment {
 func (a *Agent) settle(ctx context.Context, at *attachment, p Pod, starting bool) error {
 	wanted, reason := decide(p, a.cfg.ExcludeNamespaces)
 	a.mu.Lock()
-	at.wanted, at.reason, at.open = wanted, reason, p.NamespaceLabels[openLabel] == openValue
+	at.wanted, at.reason, at.open, at.seen = wanted, reason, p.NamespaceLabels[openLabel] == openValue, &p
 	a.mu.Unlock()
 	if !wanted {
 		err := a.letGo(ctx, at, reason)

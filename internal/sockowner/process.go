@@ -15,6 +15,22 @@ import (
 // below it is a pod's process, whatever it calls itself.
 const podCgroups = "kubepods"
 
+// isPodCgroup says whether a cgroup's path is that of a pod. Seen from a cgroup
+// namespace of a pod, those of others may show only the part that names the pod:
+// "pod" and its uid.
+func isPodCgroup(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if uid, ok := strings.CutPrefix(part, "pod"); strings.Contains(part, podCgroups) || ok && len(uid) >= podUIDSize {
+			return true
+		}
+	}
+	return false
+}
+
+// podUIDSize is the least length of a pod's uid: that of static pods is a hash
+// without dashes.
+const podUIDSize = 32
+
 // process is one that may be the kubelet.
 type process struct {
 	pid    int
@@ -71,7 +87,7 @@ func cgroupOf(dir string) (unified string, inPod bool, err error) {
 		if fields[0] == "0" {
 			unified = fields[2]
 		}
-		inPod = inPod || strings.Contains(fields[2], podCgroups)
+		inPod = inPod || isPodCgroup(fields[2])
 	}
 	return unified, inPod, nil
 }

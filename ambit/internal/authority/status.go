@@ -79,11 +79,11 @@ func (a *Authority) Status(ctx context.Context) (*Status, error) {
 	m := material(secret.Data)
 	roots, err := m.roots()
 	if err != nil {
-		return nil, fmt.Errorf("Secret %s/%s: %w", a.Namespace, secret.Name, err)
+		return nil, fmt.Errorf("the Secret %s/%s: %w", a.Namespace, secret.Name, err)
 	}
 	signs, err := decode(m[certKey])
 	if err != nil {
-		return nil, fmt.Errorf("Secret %s/%s: %s: %w", a.Namespace, secret.Name, certKey, err)
+		return nil, fmt.Errorf("the Secret %s/%s: %s: %w", a.Namespace, secret.Name, certKey, err)
 	}
 	out := &Status{Secret: a.Namespace + "/" + secret.Name, Phase: m.phase()}
 	out.Signs = Certificate{signs[0].Subject.String(), proxies.Fingerprint(signs[0]), signs[0].NotAfter}

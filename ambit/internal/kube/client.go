@@ -24,6 +24,9 @@ const (
 	requestsPerSecond = 100
 	requestsAtOnce    = 200
 
+	// pageSize is how many objects one answer holds at most.
+	pageSize = 500
+
 	// requestTimeout bounds one answer of the API server.
 	requestTimeout = 30 * time.Second
 )
@@ -123,7 +126,9 @@ func (c *Client) Knows(o *unstructured.Unstructured) bool {
 
 // All lists by pages and calls each for every item.
 func All[L any, T any](ctx context.Context, list func(context.Context, metav1.ListOptions) (*L, error), items func(*L) ([]T, string), options metav1.ListOptions, each func(*T)) error {
-	options.Limit = 500
+	if options.Limit == 0 {
+		options.Limit = pageSize
+	}
 	for {
 		page, err := list(ctx, options)
 		if err != nil {

@@ -29,12 +29,16 @@ import (
 	"github.com/ambit-mesh/ambit/internal/meshapi/caapi"
 )
 
-// tokenCases are about who gets what from the control plane.
+// tokenCases are about who gets what from the control plane, and how soon.
 func tokenCases() []Case {
 	return []Case{
+		{Name: "spread", About: "a change of a pod reaches the proxies within 100 ms, but for one in a hundred", Run: spread},
 		{Name: "tokens", About: "a certificate is for pods of the caller's node only: a wrong token, that of another node, that of a deleted pod and that of an ordinary pod are refused", Run: tokens},
 	}
 }
+
+// addressURL is the type of workloads and services.
+const addressURL = "type.googleapis.com/istio.workload.Address"
 
 // asker asks the control plane, as whoever has a token.
 type asker struct {
@@ -117,7 +121,7 @@ func (a *asker) subscribe(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/istio.workload.Address"}); err != nil {
+	if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: addressURL}); err != nil {
 		return err
 	}
 	_, err = stream.Recv()

@@ -49,7 +49,7 @@ func colour(variant string) color.RGBA {
 }
 
 // faint is a colour for single samples behind a median.
-func faint(c color.RGBA) color.Color { return color.NRGBA{c.R, c.G, c.B, 0x55} }
+func faint(c color.RGBA) color.Color { return color.NRGBA{c.R, c.G, c.B, 0x77} }
 
 // Colours of what is no data.
 var (
@@ -113,7 +113,7 @@ func (r rows) Plot(c draw.Canvas, p *plot.Plot) {
 		at := y(float64(len(r) - 1 - i))
 		c.StrokeLine2(draw.LineStyle{Color: grid, Width: vg.Points(0.75)}, c.Min.X, at, c.Max.X, at)
 		for _, v := range row.each {
-			c.DrawGlyph(draw.GlyphStyle{Color: faint(row.colour), Radius: vg.Points(2), Shape: draw.CircleGlyph{}}, vg.Point{X: x(v), Y: at})
+			c.DrawGlyph(draw.GlyphStyle{Color: faint(row.colour), Radius: vg.Points(2.4), Shape: draw.CircleGlyph{}}, vg.Point{X: x(v), Y: at})
 		}
 		if row.low < row.high {
 			low, high := max(x(row.low), c.Min.X), min(x(row.high), c.Max.X)

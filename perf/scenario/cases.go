@@ -102,7 +102,7 @@ func scenes(plan report.Plan) []scene {
 func bulk(w way, streams int, d load.Direction, plan report.Plan, in depth) scene {
 	return scene{
 		name:     fmt.Sprintf("%s/bulk/%s/%d", w.name, d, streams),
-		title:    fmt.Sprintf("Bulk between %s, %d streams, %s", w.title, streams, d),
+		title:    fmt.Sprintf("Bulk between %s, %s, %s", w.title, plural(streams), d),
 		variants: w.variants(), in: in, ceiling: report.Throughput, yardsticks: w.name == across.name && d == load.Up && streams == 1,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
@@ -125,6 +125,14 @@ func bulk(w way, streams int, d load.Direction, plan report.Plan, in depth) scen
 			return out, nil
 		},
 	}
+}
+
+// plural counts streams in words.
+func plural(streams int) string {
+	if streams == 1 {
+		return "1 stream"
+	}
+	return fmt.Sprintf("%d streams", streams)
 }
 
 // perRequest fills in what requests cost.
@@ -273,7 +281,7 @@ func churn(w way, plan report.Plan, in depth) scene {
 }
 
 // fewer is how often to repeat what takes long and varies little.
-func fewer(plan report.Plan) int { return max(1, plan.Repetitions/2) }
+func fewer(plan report.Plan) int { return max(2, plan.Repetitions/2) }
 
 // idleCPU measures what a proxy costs when nothing happens.
 func idleCPU(plan report.Plan) scene {

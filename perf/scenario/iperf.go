@@ -29,7 +29,7 @@ var errNoIperf = errors.New("it is not installed: apt-get install iperf3")
 // which can say at any moment how many bytes have arrived.
 func iperf(streams int, plan report.Plan, in depth) scene {
 	return scene{
-		name: fmt.Sprintf("across/iperf3/%d", streams), title: fmt.Sprintf("The same by iperf3: bulk between %s, %d streams, up", across.title, streams),
+		name: fmt.Sprintf("across/iperf3/%d", streams), title: fmt.Sprintf("The same by iperf3: bulk between %s, %s, up", across.title, plural(streams)),
 		variants: acrossVariants, repetitions: fewer(plan), in: in, ceiling: report.Throughput, needs: lookIperf,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
 			path, err := exec.LookPath("iperf3")

@@ -22,7 +22,6 @@ var arrows = map[string][]string{
 	"internal/lifecycle":   nil,
 	"internal/netns":       nil,
 	"internal/grpcclient":  nil,
-	"internal/sockowner":   nil,
 	"internal/yamldir":     nil,
 	"internal/images":      nil,
 
@@ -32,6 +31,7 @@ var arrows = map[string][]string{
 	"internal/xds":       nil,
 	"internal/caclient":  {"internal/identity"},
 	"internal/zds":       {"internal/netns"},
+	"internal/sockowner": {"internal/netns"},
 
 	// Level 2.
 	"internal/workload": {"internal/identity", "internal/policy"},

@@ -1,7 +1,9 @@
 package netns
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -16,6 +18,7 @@ const (
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
 	diagRequestSize  = 56 // struct inet_diag_req_v2
 	diagMessageSize  = 72 // struct inet_diag_msg
+	diagCgroupID     = 21 // INET_DIAG_CGROUP_ID
 	diagTimeout      = 2 * time.Second
 )
 
@@ -34,35 +37,25 @@ type Socket struct {
 	State         SocketState
 	Local, Remote netip.AddrPort // unmapped
 	Waiting       uint32         // of a listener: connections that nobody has accepted yet
+	Inode         uint32         // 0 when no process holds it any more
+	Cgroup        uint64         // where the process that made it was, in cgroup v2; 0 when unknown
 }
 
 // Sockets lists the TCP sockets of the namespace that are in one of states, of
 // both address families.
 func (n *NS) Sockets(states ...SocketState) ([]Socket, error) {
+	var mask uint32
+	for _, s := range states {
+		mask |= 1 << s
+	}
 	var all []Socket
-	err := n.WithFD(func(fd int) error {
-		conn, err := netlink.Dial(netlinkSockDiag, &netlink.Config{NetNS: fd})
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(diagTimeout)); err != nil {
-			return err
-		}
+	err := n.diag(time.Now().Add(diagTimeout), func(conn *netlink.Conn) error {
 		for _, family := range []byte{syscall.AF_INET, syscall.AF_INET6} {
-			answers, err := conn.Execute(netlink.Message{
-				Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
-				Data:   diagRequest(family, states),
-			})
+			some, err := askDiag(conn, netlink.Dump, diagRequest(family, mask))
 			if err != nil {
 				return err
 			}
-			for _, m := range answers {
-				if len(m.Data) < diagMessageSize {
-					return fmt.Errorf("sock_diag answers %d bytes, want %d or more", len(m.Data), diagMessageSize)
-				}
-				all = append(all, readDiag(m.Data))
-			}
+			all = append(all, some...)
 		}
 		return nil
 	})
@@ -72,20 +65,92 @@ func (n *NS) Sockets(states ...SocketState) ([]Socket, error) {
 	return all, nil
 }
 
-// diagRequest is struct inet_diag_req_v2 for all sockets in states.
-func diagRequest(family byte, states []SocketState) []byte {
+// Socket finds the TCP socket of the namespace that has connected from local to
+// remote, which are of one address family. It asks the kernel for that one alone.
+func (n *NS) Socket(ctx context.Context, local, remote netip.AddrPort) (s Socket, found bool, err error) {
+	req := diagRequest(syscall.AF_INET, ^uint32(0))
+	if local.Addr().Is6() {
+		req[0] = syscall.AF_INET6
+	}
+	binary.BigEndian.PutUint16(req[8:], local.Port())
+	binary.BigEndian.PutUint16(req[10:], remote.Port())
+	copy(req[12:28], local.Addr().AsSlice())
+	copy(req[28:44], remote.Addr().AsSlice())
+	for i := 48; i < 56; i++ {
+		req[i] = 0xff // no cookie: INET_DIAG_NOCOOKIE
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(diagTimeout)
+	}
+	err = n.diag(deadline, func(conn *netlink.Conn) error {
+		some, err := askDiag(conn, 0, req)
+		for _, one := range some {
+			// For want of a better one the kernel names a listener.
+			if one.State != SocketListen && one.Local == local && one.Remote == remote {
+				s, found = one, true
+			}
+		}
+		if errors.Is(err, syscall.ENOENT) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return Socket{}, false, fmt.Errorf("ask for the socket %v -> %v: %w", local, remote, err)
+	}
+	return s, found, nil
+}
+
+// diag calls fn with sock_diag of the namespace.
+func (n *NS) diag(deadline time.Time, fn func(*netlink.Conn) error) error {
+	return n.WithFD(func(fd int) error {
+		conn, err := netlink.Dial(netlinkSockDiag, &netlink.Config{NetNS: fd})
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+		return fn(conn)
+	})
+}
+
+// diagRequest is struct inet_diag_req_v2 for all sockets in the states of mask.
+func diagRequest(family byte, mask uint32) []byte {
 	b := make([]byte, diagRequestSize)
 	b[0], b[1] = family, syscall.IPPROTO_TCP
-	var mask uint32
-	for _, s := range states {
-		mask |= 1 << s
-	}
 	binary.NativeEndian.PutUint32(b[4:], mask)
 	return b
 }
 
-// readDiag reads struct inet_diag_msg.
-func readDiag(b []byte) Socket {
+// askDiag puts one request and reads its answers.
+func askDiag(conn *netlink.Conn, flags netlink.HeaderFlags, req []byte) ([]Socket, error) {
+	answers, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | flags},
+		Data:   req,
+	})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Socket, 0, len(answers))
+	for _, m := range answers {
+		s, err := readDiag(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// readDiag reads struct inet_diag_msg and the attributes after it. Byte order of
+// addresses and ports is that of the network.
+func readDiag(b []byte) (Socket, error) {
+	if len(b) < diagMessageSize {
+		return Socket{}, fmt.Errorf("sock_diag answers %d bytes, want %d or more", len(b), diagMessageSize)
+	}
 	end := func(port, addr []byte) netip.AddrPort {
 		ip := netip.AddrFrom4([4]byte(addr[:4]))
 		if b[0] == syscall.AF_INET6 {
@@ -93,8 +158,18 @@ func readDiag(b []byte) Socket {
 		}
 		return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(port))
 	}
-	return Socket{
+	s := Socket{
 		State: SocketState(b[1]), Local: end(b[4:], b[8:]), Remote: end(b[6:], b[24:]),
-		Waiting: binary.NativeEndian.Uint32(b[56:]),
+		Waiting: binary.NativeEndian.Uint32(b[56:]), Inode: binary.NativeEndian.Uint32(b[68:]),
 	}
+	attrs, err := netlink.NewAttributeDecoder(b[diagMessageSize:])
+	if err != nil {
+		return Socket{}, fmt.Errorf("attributes of sock_diag: %w", err)
+	}
+	for attrs.Next() {
+		if attrs.Type() == diagCgroupID {
+			s.Cgroup = attrs.Uint64()
+		}
+	}
+	return s, attrs.Err()
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
 )
 
 const (
@@ -83,7 +85,12 @@ func NewHost(cfg HostConfig) *Host {
 // Lookup is the [Lookup] of a node. It takes well below a millisecond: the kernel
 // is asked for one socket, and only if there is one the kubelet is looked at.
 func (h *Host) Lookup(ctx context.Context, client, server netip.AddrPort) (Owner, error) {
-	s, found, err := findSocket(ctx, client, server)
+	node, err := netns.Current()
+	if err != nil {
+		return Owner{}, err
+	}
+	defer node.Close()
+	s, found, err := node.Socket(ctx, client, server)
 	if err != nil || !found {
 		return Owner{}, err
 	}
@@ -95,8 +102,8 @@ func (h *Host) Lookup(ctx context.Context, client, server netip.AddrPort) (Owner
 }
 
 // isKubelets says whether s is a socket of the kubelet.
-func (h *Host) isKubelets(s socket) (bool, error) {
-	if s.inode == 0 && s.cgroup == 0 {
+func (h *Host) isKubelets(s netns.Socket) (bool, error) {
+	if s.Inode == 0 && s.Cgroup == 0 {
 		return false, nil // closed; nobody holds it any more
 	}
 	h.mu.Lock()
@@ -133,7 +140,7 @@ func (h *Host) listLocked(maxAge time.Duration) error {
 
 // oneOfLocked says whether one of the kubelets has or made s. The error says why
 // a kubelet could not be looked at. The caller holds h.mu.
-func (h *Host) oneOfLocked(s socket) (yes bool, err error) {
+func (h *Host) oneOfLocked(s netns.Socket) (yes bool, err error) {
 	if len(h.kubelets) == 0 {
 		return false, fmt.Errorf("no process of the node is a kubelet (looked in %s for %q outside of pods): is %[1]s that of the node?", h.cfg.Proc, h.cfg.Names)
 	}
@@ -141,13 +148,13 @@ func (h *Host) oneOfLocked(s socket) (yes bool, err error) {
 		if startOf(filepath.Join(h.cfg.Proc, strconv.Itoa(p.pid))) != p.start {
 			continue // it has ended, and another may have its number
 		}
-		if s.cgroup != 0 && s.cgroup == p.cgroup {
+		if s.Cgroup != 0 && s.Cgroup == p.cgroup {
 			return true, nil
 		}
-		if s.inode == 0 {
+		if s.Inode == 0 {
 			continue
 		}
-		has, why := p.holds(h.cfg.Proc, s.inode)
+		has, why := p.holds(h.cfg.Proc, s.Inode)
 		if has {
 			return true, nil
 		}

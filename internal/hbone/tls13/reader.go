@@ -187,10 +187,10 @@ func (r *Reader) messages(p []byte) error {
 		n := copy(r.msg[r.msgLen:], p)
 		r.msgLen += n
 		p = p[n:]
-		if r.msgLen < msgHeadLen || r.msg[0] == msgKeyUpdate && len(p) == 0 {
+		size := int(r.msg[1])<<16 | int(r.msg[2])<<8 | int(r.msg[3])
+		if r.msgLen < msgHeadLen || r.msg[0] == msgKeyUpdate && size == 1 && len(p) == 0 {
 			return nil
 		}
-		size := int(r.msg[1])<<16 | int(r.msg[2])<<8 | int(r.msg[3])
 		r.msgLen = 0
 		if err := r.ignore(); err != nil {
 			return err

@@ -52,13 +52,14 @@ Exit codes: 0 installed; 1 something is in the way, or a part does not run; 2 wr
 usage, or the cluster cannot be reached; 130 interrupted.`,
 		Example: `  ambit install --set image.repository=registry.example.com/mesh
   ambit install -o yaml > ambit.yaml     for GitOps: all objects, nothing applied
+  ambit install -o chart > ambit.tgz     for helm install
   ambit install --show-values            what --set and --values can say`,
 		GroupID: groupCluster,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.install(cmd) },
 	}
 	f.add(cmd)
-	cmd.Flags().StringVarP(&f.output, "output", "o", "", "yaml: print all objects and apply none; asks no cluster")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "", "yaml: print all objects and apply none; chart: write the chart as a file for helm; neither asks a cluster")
 	cmd.Flags().BoolVar(&f.showValues, "show-values", false, "print the values that can be set, with their meaning")
 	return cmd
 }
@@ -116,8 +117,10 @@ func (f *installFlags) install(cmd *cobra.Command) error {
 	case "":
 	case "yaml":
 		return install.Print(cmd.OutOrStdout(), o, !f.skipCRDs)
+	case "chart":
+		return install.PackChart(cmd.OutOrStdout(), version, !f.skipCRDs)
 	default:
-		return fmt.Errorf("--output %s: want yaml", f.output)
+		return fmt.Errorf("--output %s: want yaml or chart", f.output)
 	}
 	client, kubeVersion, err := f.cluster.connect()
 	if err != nil {

@@ -15,7 +15,7 @@ OURS      := ./ambit ./ztunnel/cmd/ztunnel ./istiod-lite/cmd/istiod-lite ./cni/c
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop e2e e2e-deps clean
+.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop e2e e2e-deps e2e-programs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ interop: build ## traffic with a real Rust ztunnel in place of ours: make intero
 
 e2e-deps: ## install the packages of the distribution that a lab's nodes are made of (root, Debian or Ubuntu)
 	apt-get install -y --no-install-recommends containerd runc nftables util-linux mount
+
+e2e-programs: ## build etcd and kube-apiserver from their modules, for tests beside a real API server (minutes, once)
+	$(GO) run ./e2e/kubetest/cmd/programs
 
 e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n (root, e2e-deps)
 	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(addprefix --only=,$(ONLY)) $(addprefix --repeat=,$(REPEAT))

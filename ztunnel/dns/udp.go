@@ -23,6 +23,10 @@ type Socket interface {
 	Close() error
 }
 
+// readAgain is the pause after an error of the socket, so that one which comes
+// again and again does not keep a core busy.
+const readAgain = time.Millisecond
+
 // leaveTime is how long a socket that has left its port is still read: what
 // waits in it is there already.
 const leaveTime = 20 * time.Millisecond
@@ -55,6 +59,8 @@ func (s *Server) ServeUDP(ctx, life context.Context, sock Socket) error {
 			return errors.New("DNS socket of a pod was closed")
 		case !transient(err):
 			return err
+		default:
+			_ = lifecycle.Sleep(ctx, readAgain) // ctx is looked at by the next read
 		}
 	}
 }

@@ -60,6 +60,9 @@ func doorkeeper(auth ca.Authenticator, in *lobby, log *zap.Logger) tap.ServerInH
 		}
 		if _, err := auth.Authenticate(metadata.NewIncomingContext(ctx, info.Header)); err != nil {
 			log.Warn("caller refused", zap.String("peer", from), zap.String("method", info.FullMethodName), zap.Error(err))
+			if errors.Is(err, ca.ErrUndecided) {
+				return nil, grpcstatus.Error(codes.Unavailable, "nobody can tell now who calls: try again")
+			}
 			return nil, grpcstatus.Error(codes.Unauthenticated, "request authenticate failure")
 		}
 		in.admit(from)

@@ -110,6 +110,27 @@ metadata: {name: strict}
 spec: {mtls: {mode: STRICT}}
 `
 
+// closed takes the case's namespace into the mesh, before it has pods, and lets only the
+// mesh in.
+func (e *Env) closed(ctx context.Context) error {
+	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
+		return err
+	}
+	return e.Apply(ctx, strict)
+}
+
+// newcomer starts a pod and makes sure that the server answers it.
+func (e *Env) newcomer(ctx context.Context) error {
+	if err := e.Deploy(ctx, App{Name: "after"}); err != nil {
+		return err
+	}
+	after, err := e.Pod(ctx, "after")
+	if err != nil {
+		return err
+	}
+	return e.Reachable(ctx, after, "server:80")
+}
+
 func firstConnection(ctx context.Context, e *Env) (string, error) {
 	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
 		return "", err
@@ -168,10 +189,7 @@ func (e *Env) firstLines(ctx context.Context, app string) ([]time.Duration, erro
 }
 
 func optOut(ctx context.Context, e *Env) (string, error) {
-	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
-		return "", err
-	}
-	if err := e.Apply(ctx, strict); err != nil {
+	if err := e.closed(ctx); err != nil {
 		return "", err
 	}
 	err := e.Deploy(ctx,
@@ -231,13 +249,8 @@ spec:
 	return "3 of 3 completed", nil
 }
 
-// rewritten is what a tool that knows nothing of a mesh would write: the conflist of
-// the lab as it was at first.
 func conflistRewritten(ctx context.Context, e *Env) (string, error) {
-	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
-		return "", err
-	}
-	if err := e.Apply(ctx, strict); err != nil {
+	if err := e.closed(ctx); err != nil {
 		return "", err
 	}
 	if err := e.Deploy(ctx, App{Name: "server"}); err != nil {

@@ -291,14 +291,7 @@ func istiodDown(ctx context.Context, e *Env) (string, error) {
 	if err := back(ctx); err != nil {
 		return "", err
 	}
-	if err := e.Deploy(ctx, App{Name: "after"}); err != nil {
-		return "", err
-	}
-	after, err := e.Pod(ctx, "after")
-	if err != nil {
-		return "", err
-	}
-	if err := e.Reachable(ctx, after, "server:80"); err != nil {
+	if err := e.newcomer(ctx); err != nil {
 		return "", err
 	}
 	evidence, err := g.clean()

@@ -27,10 +27,7 @@ const probed = `readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1, failur
         startupProbe: {grpc: {port: 7005}, periodSeconds: 1, failureThreshold: 10}`
 
 func strictProbes(ctx context.Context, e *Env) (string, error) {
-	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
-		return "", err
-	}
-	if err := e.Apply(ctx, strict); err != nil {
+	if err := e.closed(ctx); err != nil {
 		return "", err
 	}
 	outside, err := e.Extra(ctx, "out", nil)
@@ -104,10 +101,7 @@ func (e *Env) refusedByAll(ctx context.Context, outside, stranger, server string
 }
 
 func strictOutside(ctx context.Context, e *Env) (string, error) {
-	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
-		return "", err
-	}
-	if err := e.Apply(ctx, strict); err != nil {
+	if err := e.closed(ctx); err != nil {
 		return "", err
 	}
 	outside, err := e.Extra(ctx, "out", nil)

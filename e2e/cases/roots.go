@@ -24,14 +24,7 @@ func rootChanged(ctx context.Context, e *Env) (string, error) {
 		return "", fmt.Errorf("%w:\n%s", err, out)
 	}
 	// A pod that comes now gets its certificate from the new CA, and is trusted.
-	if err := e.Deploy(ctx, App{Name: "after"}); err != nil {
-		return "", err
-	}
-	after, err := e.Pod(ctx, "after")
-	if err != nil {
-		return "", err
-	}
-	if err := e.Reachable(ctx, after, "server:80"); err != nil {
+	if err := e.newcomer(ctx); err != nil {
 		return "", err
 	}
 	evidence, err := g.clean()

@@ -24,10 +24,7 @@ func trafficCases() []Case {
 // meshed puts a client and a server into the mesh from the start, under STRICT, with a
 // capture that was there before them.
 func (e *Env) meshed(ctx context.Context, replicas int, linger string) (Pod, *Leak, error) {
-	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
-		return Pod{}, nil, err
-	}
-	if err := e.Apply(ctx, strict); err != nil {
+	if err := e.closed(ctx); err != nil {
 		return Pod{}, nil, err
 	}
 	leak, err := e.Watch(ctx, e.Marker)

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -88,7 +89,13 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // again decides whether the request is sent once more.
 func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *message.Response, err error) bool {
-	if ctx.Err() != nil || !f.pump.replayable() || r == nil || try > r.Attempts {
+	if ctx.Err() != nil || !f.pump.replayable() {
+		return false
+	}
+	if r == nil {
+		return try <= connectTries && untouched(err)
+	}
+	if try > r.Attempts {
 		return false
 	}
 	switch {
@@ -103,7 +110,7 @@ func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *mess
 			return false
 		}
 		failure := filter.FailedToAnswer
-		if _, connect := errors.AsType[*upstream.ConnectError](err); connect || errors.Is(err, upstream.ErrRefused) {
+		if untouched(err) {
 			failure = filter.FailedToConnect
 		}
 		if !r.AfterFailure(failure) {
@@ -115,6 +122,18 @@ func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *mess
 		return false
 	}
 	return true
+}
+
+// connectTries is how often another endpoint is asked when one was not reached,
+// without anybody asking for it: our choice. It cannot do harm, and endpoints that
+// go away are met all the time.
+const connectTries = 2
+
+// untouched reports whether an error says that no endpoint has looked at the
+// request.
+func untouched(err error) bool {
+	_, connect := errors.AsType[*upstream.ConnectError](err)
+	return connect || errors.Is(err, upstream.ErrRefused)
 }
 
 // giveUp ends a try whose answer nobody gets.
@@ -202,7 +221,7 @@ func (f *flight) version(e *upstream.Endpoint) message.Version {
 	}
 	key, port := f.c.target.key, f.c.target.port
 	if f.backend != nil {
-		key, port = f.backend.Service, f.backend.Port
+		key, port = f.backend.Service, cmp.Or(f.backend.Port, port)
 	}
 	switch f.picture.Service(key).Protocol(port) {
 	case workloadapi.AppProtocol_HTTP2, workloadapi.AppProtocol_GRPC:
@@ -217,7 +236,8 @@ func (f *flight) version(e *upstream.Endpoint) message.Version {
 // finish sends the answer to the client.
 func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.Exchange, resp *message.Response) (complete bool) {
 	stop := context.AfterFunc(ctx, up.Interrupt)
-	f.rec.Status = resp.Status
+	status := resp.Status // resp is the exchange's, and gone with it
+	f.rec.Status = status
 	f.rec.GRPCStatus = resp.Fields.Get("grpc-status")
 	if resp.Status == 101 {
 		defer stop()
@@ -253,7 +273,7 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 		e.Done(0)
 		return false
 	}
-	e.Done(resp.Status)
+	e.Done(status)
 	return true
 }
 

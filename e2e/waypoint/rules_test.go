@@ -54,10 +54,7 @@ spec:
 			t.Errorf("%s: %d %q %v, want %d", tt.name, a.status, a.body, a.err, tt.want)
 		}
 	}
-	rec := w.lastRecord()
-	if rec["flags"] != "DENY" || !strings.Contains(fmt.Sprint(rec["decision"]), "shop/orders") || rec["src.identity"] != "spiffe://cluster.local/ns/shop/sa/other" {
-		t.Errorf("record %v", rec)
-	}
+	w.wantRecord(map[string]string{"flags": "DENY", "decision": "shop/orders", "src.identity": "spiffe://cluster.local/ns/shop/sa/other"})
 	// A policy that comes ends what it forbids.
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://orders.shop/api/orders/wait", nil)
 	resp, err := web.Do(req)
@@ -204,16 +201,12 @@ spec:
 		if resp.StatusCode != 200 || string(body) != "hello" || calls.Load() != 3 {
 			t.Errorf("http2 %v: %d %q after %d calls", h2, resp.StatusCode, body, calls.Load())
 		}
-		if rec := w.lastRecord(); fmt.Sprint(rec["tries"]) != "3" {
-			t.Errorf("record %v", rec)
-		}
+		w.wantRecord(map[string]string{"tries": "3", "path": "/flaky"})
 		start := time.Now()
 		if a := get(t.Context(), hc, "GET", "/slow"); a.status != 504 || time.Since(start) > 5*time.Second {
 			t.Errorf("timeout: %+v after %v", a, time.Since(start))
 		}
-		if rec := w.lastRecord(); rec["flags"] != "UT" {
-			t.Errorf("record %v", rec)
-		}
+		w.wantRecord(map[string]string{"flags": "UT", "path": "/slow"})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,13 +40,15 @@ const patience = 20 * time.Second
 // nodeToken proves to the control plane who asks for certificates.
 const nodeToken = "token-of-node-n1-0123456789"
 
-// world is a control plane with one waypoint, called shop/waypoint.
+// world is a control plane with one waypoint, called waypoint.
 type world struct {
 	t       *testing.T
+	ns      string // of everything
 	dir     string
 	roots   string
 	tokens  string
 	address string // of the control plane
+	status  string // of it, for people
 	net     [2]byte
 	last    byte // of the last address given out
 	group   lifecycle.Group
@@ -59,7 +62,13 @@ type world struct {
 // newWorld starts it.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(250))}}
+	return newWorldIn(t, "shop")
+}
+
+// newWorldIn starts one of another namespace.
+func newWorldIn(t *testing.T, ns string) *world {
+	t.Helper()
+	w := &world{t: t, ns: ns, dir: t.TempDir(), net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(250))}}
 	w.tokens = filepath.Join(t.TempDir(), "tokens")
 	if err := os.WriteFile(w.tokens, []byte(nodeToken+" n1\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -109,6 +118,8 @@ status: {podIP: %s, phase: Running, conditions: [{type: Ready, status: "True"}]}
 // apply writes a file of manifests, in one step.
 func (w *world) apply(name, text string) {
 	w.t.Helper()
+	text = strings.ReplaceAll(text, "namespace: shop", "namespace: "+w.ns)
+	text = strings.ReplaceAll(text, "metadata: {name: shop,", "metadata: {name: "+w.ns+",")
 	tmp := filepath.Join(w.t.TempDir(), name)
 	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
 		w.t.Fatal(err)
@@ -138,7 +149,7 @@ func (w *world) startControlPlane(caDir string) {
 	case <-time.After(patience):
 		w.t.Fatal("the control plane did not start")
 	}
-	w.address = "https://" + i.Addr().String()
+	w.address, w.status = "https://"+i.Addr().String(), i.StatusAddr().String()
 	cc, err := grpcclient.Dial(grpcclient.Config{Address: w.address, RootCA: w.roots, Token: nodeToken})
 	if err != nil {
 		w.t.Fatal(err)
@@ -166,8 +177,8 @@ func (w *world) startWaypoint(ip netip.Addr) {
 	up := waypoint.Upstream{Address: w.address, RootCA: w.roots, Token: nodeToken, OfNode: true}
 	var err error
 	w.w, err = waypoint.New(waypoint.Config{
-		Gateway: waypoint.Name{Namespace: "shop", Name: "waypoint"},
-		Node:    waypoint.Node{PodName: "waypoint", PodNamespace: "shop", NodeName: "n1", InstanceIP: ip.String()},
+		Gateway: waypoint.Name{Namespace: w.ns, Name: "waypoint"},
+		Node:    waypoint.Node{PodName: "waypoint", PodNamespace: w.ns, NodeName: "n1", InstanceIP: ip.String()},
 		XDS:     up, CA: up, Listen: netip.AddrPortFrom(ip, 15008).String(), Stats: "127.0.0.1:0", Readiness: "127.0.0.1:0", Drain: 5 * time.Second,
 	}, waypoint.Deps{Log: zap.New(core), Metrics: prometheus.NewRegistry()})
 	if err != nil {
@@ -202,12 +213,12 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
-// id is a service account of the namespace shop.
-func id(t *testing.T, account string) identity.ID {
-	t.Helper()
-	id, err := identity.NewID("cluster.local", "shop", account)
+// id is a service account.
+func (w *world) id(account string) identity.ID {
+	w.t.Helper()
+	id, err := identity.NewID("cluster.local", w.ns, account)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	return id
 }
@@ -228,7 +239,6 @@ type pod struct {
 	mu      sync.Mutex
 	callers map[string]int // principals that opened streams
 	streams int            // open now
-	most    int            // open at once
 }
 
 // service makes a service of so many pods of one account; port is how its manifest
@@ -298,7 +308,7 @@ func (w *world) serveTunnels(p *pod, account string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	own := id(w.t, account)
+	own := w.id(account)
 	server := hbone.NewServer(hbone.ServerConfig{
 		TLS: func(ctx context.Context) (*tls.Config, error) {
 			c, err := w.certs.Get(ctx, own)
@@ -340,7 +350,6 @@ func (p *pod) opened(principal string, n int) {
 		p.callers[principal]++
 	}
 	p.streams += n
-	p.most = max(p.most, p.streams)
 }
 
 // client is a pod that calls through the waypoint.
@@ -355,7 +364,7 @@ func (w *world) client(account string) *client {
 	w.t.Helper()
 	ip := w.ip()
 	w.apply("client-"+account, w.podManifest("client-"+account, account, ip, "app: client"))
-	c := &client{w: w, id: id(w.t, account), pool: hbone.NewPool(hbone.PoolConfig{}, nil)}
+	c := &client{w: w, id: w.id(account), pool: hbone.NewPool(hbone.PoolConfig{}, nil)}
 	w.t.Cleanup(c.pool.Close)
 	return c
 }
@@ -366,7 +375,7 @@ func (c *client) open(ctx context.Context, authority string) (*hbone.Stream, err
 	if err != nil {
 		return nil, err
 	}
-	accept := []identity.ID{id(c.w.t, "waypoint")}
+	accept := []identity.ID{c.w.id("waypoint")}
 	to := c.w.w.Addr("tunnels").String()
 	return c.pool.Open(ctx, hbone.Target{
 		Key: hbone.Key{Source: c.id.String(), Destinations: "waypoint", Address: netip.MustParseAddrPort(to)},
@@ -442,11 +451,18 @@ func (w *world) records() []map[string]any {
 	return out
 }
 
-// lastRecord is the record of the newest request.
-func (w *world) lastRecord() map[string]any {
-	all := w.records()
-	if len(all) == 0 {
-		return nil
-	}
-	return all[len(all)-1]
+// wantRecord waits for a record that has all of these values: it is written behind
+// the answer.
+func (w *world) wantRecord(want map[string]string) {
+	w.t.Helper()
+	w.eventually(fmt.Sprintf("a record with %v", want), func() bool {
+		return slices.ContainsFunc(w.records(), func(rec map[string]any) bool {
+			for k, v := range want {
+				if !strings.Contains(fmt.Sprint(rec[k]), v) {
+					return false
+				}
+			}
+			return true
+		})
+	})
 }

@@ -43,6 +43,9 @@ var formats = map[model.Kind]format{
 	model.KindEndpointSlice:       {"discovery.k8s.io", []string{"v1"}, plain[discoveryapi.EndpointSlice]},
 	model.KindGateway:             {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.Gateway]},
 	model.KindHTTPRoute:           {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.HTTPRoute]},
+	model.KindVirtualService:      {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, virtualService},
+	model.KindDestinationRule:     {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, destinationRule},
+	model.KindServiceProfile:      {"linkerd.io", []string{"v1alpha2"}, plain[model.ServiceProfile]},
 	model.KindAuthorizationPolicy: {"security.istio.io", []string{"v1", "v1beta1"}, authorizationPolicy},
 	model.KindPeerAuthentication:  {"security.istio.io", []string{"v1", "v1beta1"}, peerAuthentication},
 	model.KindWorkloadEntry:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, workloadEntry},
@@ -159,6 +162,22 @@ func workloadEntry(d *yamldir.Document) (model.Object, error) {
 // serviceEntry decodes any version of it.
 func serviceEntry(d *yamldir.Document) (model.Object, error) {
 	o := &networking.ServiceEntry{}
+	e, err := decodeSpec(d, &o.Spec)
+	o.TypeMeta, o.ObjectMeta = e.TypeMeta, e.ObjectMeta
+	return o, err
+}
+
+// virtualService decodes any version of it.
+func virtualService(d *yamldir.Document) (model.Object, error) {
+	o := &networking.VirtualService{}
+	e, err := decodeSpec(d, &o.Spec)
+	o.TypeMeta, o.ObjectMeta = e.TypeMeta, e.ObjectMeta
+	return o, err
+}
+
+// destinationRule decodes any version of it.
+func destinationRule(d *yamldir.Document) (model.Object, error) {
+	o := &networking.DestinationRule{}
 	e, err := decodeSpec(d, &o.Spec)
 	o.TypeMeta, o.ObjectMeta = e.TypeMeta, e.ObjectMeta
 	return o, err

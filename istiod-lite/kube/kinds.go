@@ -69,6 +69,8 @@ func kinds() []*kind {
 		custom[networking.ServiceEntry, networking.ServiceEntryList](model.KindServiceEntry, "networking.istio.io", networkingVersions(), "serviceentries"),
 		custom[networking.WorkloadEntry, networking.WorkloadEntryList](model.KindWorkloadEntry, "networking.istio.io", networkingVersions(), "workloadentries"),
 		custom[gateway.Gateway, gateway.GatewayList](model.KindGateway, "gateway.networking.k8s.io", gatewayVersions(), "gateways"),
+		custom[networking.VirtualService, networking.VirtualServiceList](model.KindVirtualService, "networking.istio.io", networkingVersions(), "virtualservices"),
+		custom[networking.DestinationRule, networking.DestinationRuleList](model.KindDestinationRule, "networking.istio.io", networkingVersions(), "destinationrules"),
 		custom[gateway.HTTPRoute, gateway.HTTPRouteList](model.KindHTTPRoute, "gateway.networking.k8s.io", gatewayVersions(), "httproutes"),
 	}
 }

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	security "istio.io/client-go/pkg/apis/security/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -44,6 +46,15 @@ func (m *Model) markTarget(target Key, d dirty) {
 			m.markSelected(target.Namespace, s.Spec.Selector, true, d)
 			m.markSlices(target, d)
 		}
+	case kindHost:
+		for namespace, s := range m.spaces {
+			for name, e := range s.serviceEntries {
+				if slices.Contains(e.Spec.GetHosts(), target.Name) {
+					d.add(Key{KindServiceEntry, namespace, name})
+					m.markSelected(namespace, e.Spec.GetWorkloadSelector().GetLabels(), true, d)
+				}
+			}
+		}
 	case KindServiceEntry:
 		d.add(target)
 		if e := m.space(target.Namespace).serviceEntries[target.Name]; e != nil {
@@ -74,18 +85,36 @@ func (m *Model) spread(d dirty) {
 	}
 	var more []Key
 	for key := range d {
-		for on := range m.attached[key] {
-			more = append(more, on)
+		targets := []Key{key}
+		if e := m.space(key.Namespace).serviceEntries[key.Name]; key.Kind == KindServiceEntry && e != nil {
+			for _, host := range e.Spec.GetHosts() {
+				targets = append(targets, Key{Kind: kindHost, Name: host})
+			}
+		}
+		for _, target := range targets {
+			for on := range m.attached[target] {
+				more = append(more, on)
+			}
 		}
 	}
 	for _, on := range more {
 		d.add(on)
-		if on.Kind == KindHTTPRoute {
-			for _, target := range routeTargets(m.space(on.Namespace).httpRoutes[on.Name]) {
-				d.add(target)
-			}
+		for _, target := range m.targetsOf(on) {
+			m.markTarget(target, d)
 		}
 	}
+}
+
+// targetsOf are the objects that routes are about or lead to.
+func (m *Model) targetsOf(key Key) []Key {
+	s := m.space(key.Namespace)
+	switch key.Kind {
+	case KindHTTPRoute:
+		return routeTargets(s.httpRoutes[key.Name])
+	case KindVirtualService:
+		return m.virtualTargets(s.virtuals[key.Name])
+	}
+	return nil
 }
 
 // routeTargets are the parents and backends of a route.

@@ -31,6 +31,9 @@ const (
 	KindServiceEntry        Kind = "ServiceEntry"
 	KindGateway             Kind = "Gateway"
 	KindHTTPRoute           Kind = "HTTPRoute"
+	KindVirtualService      Kind = "VirtualService"
+	KindDestinationRule     Kind = "DestinationRule"
+	KindServiceProfile      Kind = "ServiceProfile"
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.

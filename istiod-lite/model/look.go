@@ -56,6 +56,12 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[gateway.Gateway, *gateway.Gateway](s.gateways)
 	case KindHTTPRoute:
 		return shelfOf[gateway.HTTPRoute, *gateway.HTTPRoute](s.httpRoutes)
+	case KindVirtualService:
+		return shelfOf[networking.VirtualService, *networking.VirtualService](s.virtuals)
+	case KindDestinationRule:
+		return shelfOf[networking.DestinationRule, *networking.DestinationRule](s.rules)
+	case KindServiceProfile:
+		return shelfOf[ServiceProfile, *ServiceProfile](s.profiles)
 	}
 	return nil
 }

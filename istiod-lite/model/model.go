@@ -71,6 +71,9 @@ type space struct {
 	serviceEntries map[string]*networking.ServiceEntry
 	gateways       map[string]*gateway.Gateway
 	httpRoutes     map[string]*gateway.HTTPRoute
+	virtuals       map[string]*networking.VirtualService
+	rules          map[string]*networking.DestinationRule
+	profiles       map[string]*ServiceProfile
 
 	podSlices map[string]map[string]bool // names of slices that refer to a pod
 }
@@ -157,8 +160,9 @@ func (m *Model) apply(e Event, d dirty) {
 		replace(s.entries, e)
 		d.add(e.Key)
 	case KindServiceEntry:
-		old, _ := replace(s.serviceEntries, e)
+		old, now := replace(s.serviceEntries, e)
 		m.dependOnServiceEntry(e.Key, old, d)
+		m.dependOnHosts(old, now, d)
 	case KindGateway:
 		replace(s.gateways, e)
 		d.add(e.Key)
@@ -166,6 +170,15 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindHTTPRoute:
 		old, now := replace(s.httpRoutes, e)
 		m.attachTo(e.Key, routeTargets(old), routeTargets(now), d)
+	case KindVirtualService:
+		old, now := replace(s.virtuals, e)
+		m.attachTo(e.Key, m.virtualTargets(old), m.virtualTargets(now), d)
+	case KindDestinationRule:
+		old, now := replace(s.rules, e)
+		m.attachTo(e.Key, m.ruleTargets(old), m.ruleTargets(now), d)
+	case KindServiceProfile:
+		old, now := replace(s.profiles, e)
+		m.attachTo(e.Key, m.profileTargets(old), m.profileTargets(now), d)
 	}
 }
 
@@ -183,6 +196,9 @@ func (m *Model) space(namespace string) *space {
 			serviceEntries: map[string]*networking.ServiceEntry{},
 			gateways:       map[string]*gateway.Gateway{},
 			httpRoutes:     map[string]*gateway.HTTPRoute{},
+			virtuals:       map[string]*networking.VirtualService{},
+			rules:          map[string]*networking.DestinationRule{},
+			profiles:       map[string]*ServiceProfile{},
 			podSlices:      map[string]map[string]bool{},
 		}
 		m.spaces[namespace] = s
@@ -279,6 +295,18 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 	case KindHTTPRoute:
 		if r := s.httpRoutes[key.Name]; r != nil {
 			return nil, m.fromHTTPRoute(r)
+		}
+	case KindVirtualService:
+		if v := s.virtuals[key.Name]; v != nil {
+			return nil, m.fromVirtualService(v)
+		}
+	case KindDestinationRule:
+		if r := s.rules[key.Name]; r != nil {
+			return nil, m.fromDestinationRule(r)
+		}
+	case KindServiceProfile:
+		if p := s.profiles[key.Name]; p != nil {
+			return nil, m.fromServiceProfile(p)
 		}
 	}
 	return nil, nil

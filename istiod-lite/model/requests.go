@@ -27,21 +27,29 @@ const throughLabel = "ambit.dev/only-through-waypoint"
 // underscore cannot stand in names of objects.
 const throughPrefix = "ambit_through_waypoint_"
 
-// waypointService is how the waypoint of a service treats its requests; nil when
-// it has none.
+// waypointService is how waypoints treat the requests of a service: of one that is
+// bound to a waypoint, or to which routes of others lead.
 func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort) []*Resource {
-	b, ok := m.boundTo(o)
-	if !ok {
+	key := Key{kind, o.Namespace, o.Name}
+	b, bound := m.boundTo(o)
+	if !bound && !m.isRequested(key, o) {
 		return nil
 	}
-	s := &waypointapi.Service{
-		Namespace: o.Namespace, Hostname: host,
-		Waypoint: &waypointapi.ObjectName{Namespace: b.gateway.Namespace, Name: b.gateway.Name},
-		Policies: m.policiesOn(Key{kind, o.Namespace, o.Name}, b.gateway),
-		Tables:   m.routeTables(Key{kind, o.Namespace, o.Name}),
+	s := &waypointapi.Service{Namespace: o.Namespace, Hostname: host}
+	if bound {
+		s.Waypoint = &waypointapi.ObjectName{Namespace: b.gateway.Namespace, Name: b.gateway.Name}
+		s.Policies = m.policiesOn(key, b.gateway)
+		s.Tables = m.routeTables(key, host, ports)
 	}
 	for _, p := range ports {
 		s.Ports = append(s.Ports, &waypointapi.Port{Number: p.number, Protocol: p.app})
+	}
+	if rule := m.ruleOf(key, host); rule != nil {
+		d := routes.Rule(rule)
+		s.Traffic, s.Subsets = d.Traffic, d.Subsets
+		for _, p := range s.Ports {
+			p.Traffic = d.Ports[p.Number]
+		}
 	}
 	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s)}
 }
@@ -72,9 +80,25 @@ func (m *Model) classOf(waypoint Key) Key {
 	return Key{}
 }
 
-// routeTables are the routes of a service: for each port that routes name, and for
-// the clients of each namespace that has routes of its own for it.
-func (m *Model) routeTables(service Key) []*waypointapi.RouteTable {
+// routeTables are the routes of a service: those of HTTPRoutes, else of a
+// VirtualService, else of a ServiceProfile.
+func (m *Model) routeTables(service Key, host string, ports []servicePort) []*waypointapi.RouteTable {
+	if tables := m.httpTables(service); len(tables) > 0 {
+		return tables
+	}
+	if v := m.virtualOf(service, host); v != nil {
+		return m.virtualTables(v, ports)
+	}
+	if p := m.profileOf(service); p != nil {
+		result := routes.FromProfile(p.profile(), service.Namespace+"/"+host)
+		return []*waypointapi.RouteTable{{InOrder: true, Routes: result.Routes}}
+	}
+	return nil
+}
+
+// httpTables are the routes of HTTPRoutes: for each port that they name, and for the
+// clients of each namespace that has routes of its own for the service.
+func (m *Model) httpTables(service Key) []*waypointapi.RouteTable {
 	type where struct {
 		client string
 		port   uint32
@@ -85,7 +109,7 @@ func (m *Model) routeTables(service Key) []*waypointapi.RouteTable {
 		if route.Namespace != service.Namespace {
 			client = route.Namespace // a consumer's route: for its own clients
 		}
-		result := routes.HTTP(route, m.resolverFor(route.Namespace, KindHTTPRoute))
+		result := routes.HTTP(route, m.resolverFor(route.Namespace))
 		for _, ref := range route.Spec.ParentRefs {
 			if parentOf(route.Namespace, ref) != service {
 				continue
@@ -161,7 +185,7 @@ func targetKey(group, kind, namespace, name string) Key {
 }
 
 // resolverFor finds the backends of routes of a namespace.
-func (m *Model) resolverFor(from string, _ Kind) routes.Resolver {
+func (m *Model) resolverFor(from string) routes.Resolver {
 	return func(group, kind, namespace, name string, port uint32) routes.Backend {
 		problem := func(reason, format string, args ...any) routes.Backend {
 			return routes.Backend{Problem: routes.Problem{Reason: reason, Text: fmt.Sprintf(format, args...)}}
@@ -189,7 +213,7 @@ func (m *Model) resolverFor(from string, _ Kind) routes.Resolver {
 
 // fromHTTPRoute says what becomes of a route.
 func (m *Model) fromHTTPRoute(r *gateway.HTTPRoute) []Condition {
-	result := routes.HTTP(r, m.resolverFor(r.Namespace, KindHTTPRoute))
+	result := routes.HTTP(r, m.resolverFor(r.Namespace))
 	accepted := Condition{Type: ConditionAccepted, True: true, Reason: ReasonAccepted}
 	if why := m.unattached(r); why != "" {
 		accepted = Condition{Type: ConditionAccepted, Reason: string(gateway.RouteReasonNoMatchingParent), Message: why}
@@ -345,7 +369,7 @@ func (m *Model) getsRequests(w *workloadapi.Workload) bool {
 			continue
 		}
 		name, rest, _ := strings.Cut(host, ".")
-		if service := s.services[name]; service != nil && rest == namespace+".svc."+m.cfg.ClusterDomain {
+		if service := s.services[name]; service != nil && isServed(service) && rest == namespace+".svc."+m.cfg.ClusterDomain {
 			if m.isRequested(Key{KindService, namespace, name}, &service.ObjectMeta) {
 				return true
 			}
@@ -364,9 +388,19 @@ func (m *Model) isRequested(key Key, o *metav1.ObjectMeta) bool {
 	if _, ok := m.boundTo(o); ok {
 		return true
 	}
-	for on := range m.attached[key] {
-		if on.Kind != KindAuthorizationPolicy {
-			return true
+	targets := []Key{key}
+	if key.Kind == KindServiceEntry {
+		if e := m.space(key.Namespace).serviceEntries[key.Name]; e != nil {
+			for _, host := range e.Spec.GetHosts() {
+				targets = append(targets, Key{Kind: kindHost, Name: host})
+			}
+		}
+	}
+	for _, target := range targets {
+		for on := range m.attached[target] {
+			if on.Kind != KindAuthorizationPolicy {
+				return true
+			}
 		}
 	}
 	return false

@@ -96,7 +96,7 @@ func TestWaypointServices(t *testing.T) {
 		t.Errorf("table of a client's namespace: %v", theirs)
 	}
 	for _, name := range []string{"shop/waypoint.shop.svc.cluster.local", "shop/other.shop.svc.cluster.local"} {
-		if s := resource[*waypointapi.Service](t, m, model.TypeWaypointService, name); s != nil {
+		if s := resource[*waypointapi.Service](t, m, model.TypeWaypointService, name); s.GetWaypoint() != nil {
 			t.Errorf("%s is bound: %v", name, s)
 		}
 	}

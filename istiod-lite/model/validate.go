@@ -49,6 +49,8 @@ func Validate(kind Kind, o Object) []*FieldError {
 		c.workloadEntry("spec", &o.Spec)
 	case *networking.ServiceEntry:
 		c.serviceEntry(o)
+	case *ServiceProfile:
+		c.serviceProfile(o)
 	}
 	return c.found
 }

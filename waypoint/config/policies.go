@@ -36,11 +36,15 @@ func (p *Picture) ServicePolicies(svc *Service) (policies []*filter.Policy, miss
 }
 
 // WorkloadPolicies are those that apply to a workload by its namespace, by the
-// mesh, and by selecting it.
+// mesh, and by selecting it. Which ones select it is only known once the control
+// plane has told of it: until then that is what is missing.
 func (p *Picture) WorkloadPolicies(w *workload.Workload) (policies []*filter.Policy, missing []string) {
 	global, local := p.byNamespace[""], p.byNamespace[w.Namespace]
 	e := p.endpoints[w.UID]
-	if e == nil || len(e.Policies) == 0 {
+	if e == nil {
+		return nil, []string{"those of workload " + w.UID}
+	}
+	if len(e.Policies) == 0 {
 		switch {
 		case len(local) == 0:
 			return global, nil
@@ -48,11 +52,7 @@ func (p *Picture) WorkloadPolicies(w *workload.Workload) (policies []*filter.Pol
 			return local, nil
 		}
 	}
-	policies = slices.Concat(global, local)
-	if e == nil {
-		return policies, nil
-	}
-	return p.named(policies, e.Policies)
+	return p.named(slices.Concat(global, local), e.Policies)
 }
 
 // named appends policies by name.

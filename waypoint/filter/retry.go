@@ -96,6 +96,9 @@ func (r *Retry) AfterAnswer(resp *message.Response) bool {
 // Wait is how long to wait before a try; the first after the original is 1. Half
 // of it is by chance.
 func (r *Retry) Wait(try int, random func(n uint32) uint32) time.Duration {
+	if r == nil {
+		return 0
+	}
 	d := r.Backoff << min(try-1, maxBackoffFactors)
 	return d/2 + time.Duration(random(uint32(min(int64(d/2)+1, 1<<31))))
 }

@@ -1,0 +1,460 @@
+package model
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/istiod-lite/model/routes"
+)
+
+// kindHost is what objects are attached to that name a host which is no Service:
+// the ServiceEntry that has it, whichever that is.
+const kindHost Kind = "host"
+
+// hostTarget is the object that a host in an object of a namespace means: a Service
+// of the namespace by its name, one by its full name, else whoever has the host.
+func (m *Model) hostTarget(namespace, host string) Key {
+	host = strings.TrimSuffix(host, ".")
+	name, rest, dotted := strings.Cut(host, ".")
+	if !dotted {
+		return Key{KindService, namespace, name}
+	}
+	for _, suffix := range []string{".svc." + m.cfg.ClusterDomain, ".svc"} {
+		if ns, ok := strings.CutSuffix(rest, suffix); ok && !strings.Contains(ns, ".") {
+			return Key{KindService, ns, name}
+		}
+	}
+	return Key{Kind: kindHost, Name: host}
+}
+
+// dependOnHosts marks what names a host of a ServiceEntry, before or now.
+func (m *Model) dependOnHosts(old, now *networking.ServiceEntry, d dirty) {
+	for _, e := range []*networking.ServiceEntry{old, now} {
+		if e == nil {
+			continue
+		}
+		for _, host := range e.Spec.GetHosts() {
+			for on := range m.attached[Key{Kind: kindHost, Name: host}] {
+				d.add(on)
+			}
+		}
+	}
+}
+
+// virtualTargets are the services that a VirtualService is for or leads to.
+func (m *Model) virtualTargets(v *networking.VirtualService) []Key {
+	if v == nil {
+		return nil
+	}
+	var all []Key
+	for _, host := range v.Spec.GetHosts() {
+		all = append(all, m.hostTarget(v.Namespace, host))
+	}
+	for _, r := range v.Spec.GetHttp() {
+		for _, d := range r.GetRoute() {
+			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
+		}
+		if r.GetMirror() != nil {
+			all = append(all, m.hostTarget(v.Namespace, r.GetMirror().GetHost()))
+		}
+		for _, d := range r.GetMirrors() {
+			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
+		}
+	}
+	return all
+}
+
+// ruleTargets is the service that a DestinationRule is about.
+func (m *Model) ruleTargets(r *networking.DestinationRule) []Key {
+	if r == nil {
+		return nil
+	}
+	return []Key{m.hostTarget(r.Namespace, r.Spec.GetHost())}
+}
+
+// profileTargets is the service that a ServiceProfile is about: its name is the
+// host.
+func (m *Model) profileTargets(p *ServiceProfile) []Key {
+	if p == nil {
+		return nil
+	}
+	return []Key{m.hostTarget(p.Namespace, p.Name)}
+}
+
+// attachedOf are the objects of a kind that are attached to a service, or to its
+// host: those of the service's own namespace before those of its waypoint's, the
+// oldest first. Others have no say.
+func attachedOf[T any](m *Model, kind Kind, service Key, host string, of func(s *space) map[string]*T, about func(*T) []Key) []*T {
+	type found struct {
+		o    *T
+		meta metav1.Object
+		rank int
+	}
+	var all []found
+	for _, target := range []Key{service, {Kind: kindHost, Name: host}} {
+		for key := range m.attached[target] {
+			if key.Kind != kind {
+				continue
+			}
+			o := of(m.space(key.Namespace))[key.Name]
+			rank := m.say(key.Namespace, service)
+			if o != nil && rank >= 0 && slices.Contains(about(o), target) {
+				all = append(all, found{o, any(o).(metav1.Object), rank})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b found) int {
+		ta, tb := a.meta.GetCreationTimestamp(), b.meta.GetCreationTimestamp()
+		return cmp.Or(cmp.Compare(a.rank, b.rank), ta.Compare(tb.Time), cmp.Compare(a.meta.GetName(), b.meta.GetName()))
+	})
+	out := make([]*T, len(all))
+	for i := range all {
+		out[i] = all[i].o
+	}
+	return out
+}
+
+// say is how much objects of a namespace have to say about a service: 0 of its own,
+// 1 of its waypoint's, -1 of others.
+func (m *Model) say(namespace string, service Key) int {
+	if namespace == service.Namespace {
+		return 0
+	}
+	s := m.spaces[service.Namespace]
+	if s == nil {
+		return -1
+	}
+	var o *metav1.ObjectMeta
+	if x := s.services[service.Name]; x != nil && service.Kind == KindService {
+		o = &x.ObjectMeta
+	} else if x := s.serviceEntries[service.Name]; x != nil && service.Kind == KindServiceEntry {
+		o = &x.ObjectMeta
+	}
+	if o == nil {
+		return -1
+	}
+	if b, ok := m.boundTo(o); ok && b.gateway.Namespace == namespace {
+		return 1
+	}
+	return -1
+}
+
+// virtualsOf are the VirtualServices of a service.
+func (m *Model) virtualsOf(service Key, host string) []*networking.VirtualService {
+	return attachedOf(m, KindVirtualService, service, host, func(s *space) map[string]*networking.VirtualService { return s.virtuals }, func(v *networking.VirtualService) []Key {
+		if g := v.Spec.GetGateways(); len(g) > 0 && !slices.Contains(g, "mesh") {
+			return nil
+		}
+		var all []Key
+		for _, h := range v.Spec.GetHosts() {
+			all = append(all, m.hostTarget(v.Namespace, h))
+		}
+		return all
+	})
+}
+
+// virtualOf is the VirtualService that counts for a service; nil when there is none.
+func (m *Model) virtualOf(service Key, host string) *networking.VirtualService {
+	if all := m.virtualsOf(service, host); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// ruleOf is the DestinationRule that counts for a service; nil when there is none.
+func (m *Model) ruleOf(service Key, host string) *networking.DestinationRule {
+	if all := attachedOf(m, KindDestinationRule, service, host, func(s *space) map[string]*networking.DestinationRule { return s.rules }, m.ruleTargets); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// profileOf is the ServiceProfile of a service; nil when there is none.
+func (m *Model) profileOf(service Key) *ServiceProfile {
+	if all := attachedOf(m, KindServiceProfile, service, "", func(s *space) map[string]*ServiceProfile { return s.profiles }, m.profileTargets); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// virtualTables are the routes of a VirtualService: one table for all ports, or one
+// for each when its matches ask for ports.
+func (m *Model) virtualTables(v *networking.VirtualService, ports []servicePort) []*waypointapi.RouteTable {
+	resolve := m.hostResolver(v.Namespace)
+	if len(v.Spec.GetHttp()) == 0 {
+		return nil
+	}
+	if !routes.NamesPorts(v) {
+		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, 0, resolve).Routes}}
+	}
+	var tables []*waypointapi.RouteTable
+	for _, p := range ports {
+		tables = append(tables, &waypointapi.RouteTable{InOrder: true, Ports: []uint32{p.number}, Routes: routes.Virtual(v, p.number, resolve).Routes})
+	}
+	return tables
+}
+
+// hostResolver finds the destinations of VirtualServices of a namespace.
+func (m *Model) hostResolver(from string) routes.Resolver {
+	return func(_, _, _, host string, port uint32) routes.Backend {
+		problem := func(format string, args ...any) routes.Backend {
+			return routes.Backend{Problem: routes.Problem{Reason: routes.ReasonNotFound, Text: fmt.Sprintf(format, args...)}}
+		}
+		target := m.hostTarget(from, host)
+		if target.Kind == KindService {
+			s := m.spaces[target.Namespace]
+			if s == nil || s.services[target.Name] == nil || !isServed(s.services[target.Name]) {
+				return problem("there is no service %s/%s", target.Namespace, target.Name)
+			}
+			service := s.services[target.Name]
+			if port != 0 && !slices.ContainsFunc(portsOf(service), func(p servicePort) bool { return p.number == port }) {
+				return problem("service %s/%s has no port %d", target.Namespace, target.Name, port)
+			}
+			return routes.Backend{Service: m.serviceKey(service)}
+		}
+		for _, ns := range m.namespacesFrom(from) {
+			for _, e := range m.spaces[ns].serviceEntries {
+				if slices.Contains(m.hostsOf(e), target.Name) {
+					return routes.Backend{Service: ns + "/" + target.Name}
+				}
+			}
+		}
+		return problem("nobody has the host %s", host)
+	}
+}
+
+// namespacesFrom are all namespaces, that one first and the others by name.
+func (m *Model) namespacesFrom(first string) []string {
+	var all []string
+	for ns := range m.spaces {
+		if ns != first {
+			all = append(all, ns)
+		}
+	}
+	slices.Sort(all)
+	if m.spaces[first] != nil {
+		all = append([]string{first}, all...)
+	}
+	return all
+}
+
+// ServiceProfile is what users of another mesh write about the requests of a
+// service. Its name is the host.
+type ServiceProfile struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              ServiceProfileSpec `json:"spec"`
+}
+
+// ServiceProfileSpec is what a ServiceProfile says.
+type ServiceProfileSpec struct {
+	Routes       []ServiceProfileRoute `json:"routes,omitempty"`
+	RetryBudget  *RetryBudget          `json:"retryBudget,omitempty"`
+	DstOverrides []map[string]any      `json:"dstOverrides,omitempty"`
+}
+
+// ServiceProfileRoute is one route.
+type ServiceProfileRoute struct {
+	Name            string            `json:"name"`
+	Condition       *RequestCondition `json:"condition,omitempty"`
+	IsRetryable     bool              `json:"isRetryable,omitempty"`
+	Timeout         string            `json:"timeout,omitempty"`
+	ResponseClasses []map[string]any  `json:"responseClasses,omitempty"`
+}
+
+// RequestCondition is what a request has to be.
+type RequestCondition struct {
+	PathRegex string             `json:"pathRegex,omitempty"`
+	Method    string             `json:"method,omitempty"`
+	All       []RequestCondition `json:"all,omitempty"`
+	Any       []RequestCondition `json:"any,omitempty"`
+	Not       *RequestCondition  `json:"not,omitempty"`
+}
+
+// RetryBudget bounds retries.
+type RetryBudget struct {
+	RetryRatio          float64 `json:"retryRatio"`
+	MinRetriesPerSecond uint32  `json:"minRetriesPerSecond"`
+	TTL                 string  `json:"ttl,omitempty"`
+}
+
+// profile is the profile in the form that is translated.
+func (p *ServiceProfile) profile() *routes.Profile {
+	out := &routes.Profile{Namespace: p.Namespace, Name: p.Name}
+	if b := p.Spec.RetryBudget; b != nil {
+		out.RetryPercent, out.RetriesPerSec = uint32(max(0, min(100, b.RetryRatio*100))), b.MinRetriesPerSecond
+	}
+	for _, r := range p.Spec.Routes {
+		route := routes.ProfileRoute{Name: r.Name, Condition: conditionOf(r.Condition), Retryable: r.IsRetryable}
+		if d, err := time.ParseDuration(r.Timeout); err == nil && d > 0 {
+			route.Timeout = durationpb.New(d)
+		}
+		out.Routes = append(out.Routes, route)
+	}
+	return out
+}
+
+// conditionOf copies a condition; nil stays nil.
+func conditionOf(c *RequestCondition) *routes.ProfileCondition {
+	if c == nil {
+		return nil
+	}
+	out := &routes.ProfileCondition{PathRegex: c.PathRegex, Method: c.Method, Not: conditionOf(c.Not)}
+	for i := range c.All {
+		out.All = append(out.All, *conditionOf(&c.All[i]))
+	}
+	for i := range c.Any {
+		out.Any = append(out.Any, *conditionOf(&c.Any[i]))
+	}
+	return out
+}
+
+// serviceProfile checks a ServiceProfile.
+func (c *checker) serviceProfile(p *ServiceProfile) {
+	for i, r := range p.Spec.Routes {
+		if r.Timeout != "" {
+			if d, err := time.ParseDuration(r.Timeout); err != nil || d < 0 {
+				c.add(fmt.Sprintf("spec.routes[%d].timeout", i), "%q is no duration", r.Timeout)
+			}
+		}
+	}
+}
+
+// fromVirtualService says what becomes of a VirtualService.
+func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
+	result := routes.Virtual(v, 0, m.hostResolver(v.Namespace))
+	var problems []string
+	for _, p := range slices.Concat(result.Problems, result.Unresolved) {
+		problems = append(problems, p.String())
+	}
+	if g := v.Spec.GetGateways(); len(g) > 0 && !slices.Contains(g, "mesh") {
+		problems = append(problems, "spec.gateways: only mesh is served here")
+	}
+	served := 0
+	for i, host := range v.Spec.GetHosts() {
+		why := m.withoutEffect(fmt.Sprintf("spec.hosts[%d]", i), v.Namespace, host, func(service Key, full string) string {
+			if len(m.httpRoutesOf(service)) > 0 {
+				return "the service has HTTPRoutes, which come first"
+			}
+			if first := m.virtualOf(service, full); first != v && first != nil {
+				return fmt.Sprintf("VirtualService %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
+			}
+			return ""
+		})
+		if why != "" {
+			problems = append(problems, why)
+		} else {
+			served++
+		}
+	}
+	return []Condition{outcome(served > 0, problems, nil)}
+}
+
+// fromDestinationRule says what becomes of a DestinationRule.
+func (m *Model) fromDestinationRule(r *networking.DestinationRule) []Condition {
+	d := routes.Rule(r)
+	var problems, notes []string
+	for _, p := range d.Problems {
+		problems = append(problems, p.String())
+	}
+	for _, p := range d.Notes {
+		notes = append(notes, p.String())
+	}
+	why := m.withoutEffect("spec.host", r.Namespace, r.Spec.GetHost(), func(service Key, full string) string {
+		if first := m.ruleOf(service, full); first != r && first != nil {
+			return fmt.Sprintf("DestinationRule %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
+		}
+		return ""
+	})
+	if why != "" {
+		problems = append(problems, why)
+	}
+	return []Condition{outcome(why == "", problems, notes)}
+}
+
+// fromServiceProfile says what becomes of a ServiceProfile.
+func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
+	var problems []string
+	for _, x := range routes.FromProfile(p.profile(), "").Problems {
+		problems = append(problems, x.String())
+	}
+	for i, r := range p.Spec.Routes {
+		if len(r.ResponseClasses) > 0 {
+			problems = append(problems, fmt.Sprintf("spec.routes[%d].responseClasses: not supported: 5xx are failures", i))
+		}
+	}
+	if len(p.Spec.DstOverrides) > 0 {
+		problems = append(problems, "spec.dstOverrides: not supported: write an HTTPRoute")
+	}
+	why := m.withoutEffect("metadata.name", p.Namespace, p.Name, func(service Key, full string) string {
+		switch {
+		case len(m.httpRoutesOf(service)) > 0:
+			return "the service has HTTPRoutes, which come first"
+		case m.virtualOf(service, full) != nil:
+			return "the service has a VirtualService, which comes first"
+		case m.profileOf(service) != p:
+			return "another ServiceProfile comes first"
+		}
+		return ""
+	})
+	if why != "" {
+		problems = append(problems, why)
+	}
+	return []Condition{outcome(why == "", problems, nil)}
+}
+
+// withoutEffect says why what is written about a host counts for nothing; "" when it
+// counts. other looks for objects that come before.
+func (m *Model) withoutEffect(path, namespace, host string, other func(service Key, host string) string) string {
+	target := m.hostTarget(namespace, host)
+	var o *metav1.ObjectMeta
+	full := target.Name
+	switch {
+	case target.Kind == KindService:
+		if s := m.spaces[target.Namespace]; s != nil && s.services[target.Name] != nil {
+			o, full = &s.services[target.Name].ObjectMeta, m.hostname(s.services[target.Name])
+		}
+	default:
+		for _, ns := range m.namespacesFrom(namespace) {
+			for name, e := range m.spaces[ns].serviceEntries {
+				if o == nil && slices.Contains(m.hostsOf(e), target.Name) {
+					o, target = &e.ObjectMeta, Key{KindServiceEntry, ns, name}
+				}
+			}
+		}
+	}
+	if o == nil {
+		return fmt.Sprintf("%s: nobody has the host %s", path, host)
+	}
+	if _, ok := m.boundTo(o); !ok && !m.isRequested(target, o) {
+		return fmt.Sprintf("%s: %s/%s is bound to no waypoint, and nobody else follows it: set the label istio.io/use-waypoint on it or its namespace", path, o.Namespace, o.Name)
+	}
+	if m.say(namespace, target) < 0 {
+		return fmt.Sprintf("%s: namespace %s has no say about %s/%s: want the object in its namespace, or in that of its waypoint", path, namespace, o.Namespace, o.Name)
+	}
+	if why := other(target, full); why != "" {
+		return path + ": " + why
+	}
+	return ""
+}
+
+// outcome is the condition of an object that counts or not, with what is wrong
+// with it.
+func outcome(counts bool, problems, notes []string) Condition {
+	c := Condition{Type: ConditionWaypoint, True: counts && len(problems) == 0, Reason: ReasonAccepted, Message: strings.Join(append(problems, notes...), "; ")}
+	switch {
+	case !counts:
+		c.Reason = ReasonNotBound
+	case len(problems) > 0:
+		c.Reason = ReasonPartlyInvalid
+	}
+	return c
+}

@@ -1,0 +1,231 @@
+package routes
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	api "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+)
+
+// Destination is what comes of a DestinationRule.
+type Destination struct {
+	Traffic *waypointapi.Traffic
+	Ports   map[uint32]*waypointapi.Traffic
+	Subsets []*waypointapi.Subset
+	// Problems are fields that cannot be done; Notes are old names that are
+	// understood.
+	Problems, Notes []Problem
+}
+
+// Rule translates a DestinationRule.
+func Rule(r *networking.DestinationRule) Destination {
+	t := &trafficConverter{}
+	d := Destination{Ports: map[uint32]*waypointapi.Traffic{}}
+	d.Traffic = t.policy("spec.trafficPolicy", r.Spec.GetTrafficPolicy(), nil)
+	for _, p := range r.Spec.GetTrafficPolicy().GetPortLevelSettings() {
+		path := fmt.Sprintf("spec.trafficPolicy.portLevelSettings[%d]", p.GetPort().GetNumber())
+		d.Ports[p.GetPort().GetNumber()] = t.policy(path, &api.TrafficPolicy{
+			LoadBalancer: p.GetLoadBalancer(), ConnectionPool: p.GetConnectionPool(), OutlierDetection: p.GetOutlierDetection(), Tls: p.GetTls(),
+		}, d.Traffic)
+	}
+	for i, s := range r.Spec.GetSubsets() {
+		sub := &waypointapi.Subset{Name: s.GetName(), Labels: s.GetLabels()}
+		if s.GetTrafficPolicy() != nil {
+			sub.Traffic = t.policy(fmt.Sprintf("spec.subsets[%d].trafficPolicy", i), s.GetTrafficPolicy(), d.Traffic)
+		} else if d.Traffic != nil {
+			sub.Traffic = d.Traffic
+		}
+		d.Subsets = append(d.Subsets, sub)
+	}
+	d.Problems, d.Notes = t.problems, t.notes
+	return d
+}
+
+// trafficConverter collects what is found on the way.
+type trafficConverter struct{ problems, notes []Problem }
+
+// problem notes a field that cannot be done.
+func (t *trafficConverter) problem(path, format string, args ...any) {
+	t.problems = append(t.problems, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+// policy translates a traffic policy. What it does not say is taken from base.
+func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypointapi.Traffic) *waypointapi.Traffic {
+	if p == nil {
+		return nil
+	}
+	out := &waypointapi.Traffic{Balancer: base.GetBalancer(), Outlier: base.GetOutlier(), Limits: base.GetLimits(), UpgradeToHttp2: base.GetUpgradeToHttp2()}
+	if p.GetLoadBalancer() != nil {
+		out.Balancer = t.balancer(path+".loadBalancer", p.GetLoadBalancer())
+	}
+	if p.GetOutlierDetection() != nil {
+		out.Outlier = t.outlier(path+".outlierDetection", p.GetOutlierDetection())
+	}
+	if c := p.GetConnectionPool(); c != nil {
+		out.Limits = &waypointapi.Limits{
+			Connections: atLeastZero(c.GetTcp().GetMaxConnections()), ConnectTimeout: c.GetTcp().GetConnectTimeout(),
+			Requests: atLeastZero(c.GetHttp().GetHttp2MaxRequests()), Pending: atLeastZero(c.GetHttp().GetHttp1MaxPendingRequests()),
+			RequestsPerConnection: atLeastZero(c.GetHttp().GetMaxRequestsPerConnection()), IdleTimeout: c.GetHttp().GetIdleTimeout(),
+		}
+		out.UpgradeToHttp2 = c.GetHttp().GetH2UpgradePolicy() == api.ConnectionPoolSettings_HTTPSettings_UPGRADE
+		if c.GetHttp().GetMaxRetries() > 0 {
+			t.problem(path+".connectionPool.http.maxRetries", "is not supported: retries have a budget of 20 %% of the requests")
+		}
+		if c.GetTcp().GetMaxConnectionDuration() != nil {
+			t.problem(path+".connectionPool.tcp.maxConnectionDuration", "is not supported")
+		}
+	}
+	if mode := p.GetTls().GetMode(); p.GetTls() != nil && mode != api.ClientTLSSettings_ISTIO_MUTUAL && mode != api.ClientTLSSettings_DISABLE {
+		t.problem(path+".tls.mode", "%v is not supported: endpoints in the mesh are reached by mutual TLS, and others in plain", mode)
+	}
+	for name, set := range map[string]bool{"tunnel": p.GetTunnel() != nil, "proxyProtocol": p.GetProxyProtocol() != nil} {
+		if set {
+			t.problem(path+"."+name, "is not supported")
+		}
+	}
+	return out
+}
+
+// atLeastZero is a number that users may write as negative.
+func atLeastZero(n int32) uint32 { return uint32(max(0, n)) }
+
+// balancer translates the choice of endpoints.
+func (t *trafficConverter) balancer(path string, l *api.LoadBalancerSettings) *waypointapi.Balancer {
+	out := &waypointapi.Balancer{}
+	switch k := l.GetLbPolicy().(type) {
+	case *api.LoadBalancerSettings_Simple:
+		switch k.Simple {
+		case api.LoadBalancerSettings_RANDOM:
+			out.Kind = waypointapi.Balancer_RANDOM
+		case api.LoadBalancerSettings_ROUND_ROBIN:
+			out.Kind = waypointapi.Balancer_ROUND_ROBIN
+		case api.LoadBalancerSettings_PASSTHROUGH:
+			t.problem(path+".simple", "PASSTHROUGH is not supported at a waypoint: least request is used")
+		}
+	case *api.LoadBalancerSettings_ConsistentHash:
+		out.Kind, out.Hash = waypointapi.Balancer_CONSISTENT_HASH, t.hash(path+".consistentHash", k.ConsistentHash)
+	}
+	for name, set := range map[string]bool{"localityLbSetting": l.GetLocalityLbSetting() != nil, "warmup": l.GetWarmup() != nil || l.GetWarmupDurationSecs() != nil} {
+		if set {
+			t.problem(path+"."+name, "is not supported: locality is that of the Service's trafficDistribution")
+		}
+	}
+	return out
+}
+
+// hash translates what equal requests have in common.
+func (t *trafficConverter) hash(path string, h *api.LoadBalancerSettings_ConsistentHashLB) *waypointapi.HashKey {
+	switch k := h.GetHashKey().(type) {
+	case *api.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
+		return &waypointapi.HashKey{Kind: &waypointapi.HashKey_Header{Header: k.HttpHeaderName}}
+	case *api.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
+		return &waypointapi.HashKey{Kind: &waypointapi.HashKey_Query{Query: k.HttpQueryParameterName}}
+	case *api.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
+		return &waypointapi.HashKey{Kind: &waypointapi.HashKey_SourceIp{SourceIp: true}}
+	case *api.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
+		if k.HttpCookie.GetTtl() != nil {
+			t.problem(path+".httpCookie.ttl", "cookies are not made, only read")
+		}
+		return &waypointapi.HashKey{Kind: &waypointapi.HashKey_Cookie{Cookie: &waypointapi.Cookie{Name: k.HttpCookie.GetName()}}}
+	}
+	t.problem(path, "want a header, query parameter, cookie or the source address")
+	return nil
+}
+
+// outlier translates when endpoints are put out.
+func (t *trafficConverter) outlier(path string, o *api.OutlierDetection) *waypointapi.Outlier {
+	out := &waypointapi.Outlier{
+		Consecutive_5Xx: 5, Interval: o.GetInterval(), BaseEjection: o.GetBaseEjectionTime(),
+		MaxEjectionPercent: atLeastZero(o.GetMaxEjectionPercent()), ConsecutiveGateway: o.GetConsecutiveGatewayErrors().GetValue(),
+	}
+	if o.GetConsecutive_5XxErrors() != nil {
+		out.Consecutive_5Xx = o.GetConsecutive_5XxErrors().GetValue()
+	}
+	if n := o.GetConsecutiveErrors(); n > 0 { //nolint:staticcheck // an old name that is still written
+		out.Consecutive_5Xx = uint32(n)
+		t.notes = append(t.notes, Problem{Path: path + ".consecutiveErrors", Text: "is the old name of consecutive5xxErrors, as which it is taken"})
+	}
+	if len(o.GetOutlierDetectionHttpErrorCodes()) > 0 || o.GetConsecutiveLocalOriginFailures() != nil {
+		t.problem(path, "own lists of codes and local-origin failures are not supported: 5xx and failed connections count")
+	}
+	return out
+}
+
+// Profile is a ServiceProfile, as the users of another mesh write it.
+type Profile struct {
+	Namespace, Name string
+	Routes          []ProfileRoute
+	RetryPercent    uint32 // of the budget; 0: the default
+	RetriesPerSec   uint32
+}
+
+// ProfileRoute is one route of a profile.
+type ProfileRoute struct {
+	Name      string
+	Condition *ProfileCondition
+	Retryable bool
+	Timeout   *durationpb.Duration
+}
+
+// ProfileCondition is what a request has to be.
+type ProfileCondition struct {
+	PathRegex, Method string
+	All, Any          []ProfileCondition
+	Not               *ProfileCondition
+}
+
+// FromProfile translates a ServiceProfile: its routes in order, then all other
+// requests.
+func FromProfile(p *Profile, service string) Result {
+	c := &converter{namespace: p.Namespace}
+	itself := []*waypointapi.Backend{{Service: service, Weight: 1}}
+	for i, r := range p.Routes {
+		out := &waypointapi.Route{Name: fmt.Sprintf("ServiceProfile %s/%s %s", p.Namespace, p.Name, r.Name), Timeout: r.Timeout, Backends: itself}
+		path := fmt.Sprintf("spec.routes[%d].condition", i)
+		out.Matches = c.condition(path, r.Condition)
+		if len(out.Matches) == 0 {
+			continue
+		}
+		if r.Retryable {
+			out.Retry = &waypointapi.Retry{Attempts: maxProfileRetries, ServerError: true, Reset_: true, ConnectFailure: true, BudgetPercent: p.RetryPercent, BudgetPerSecond: p.RetriesPerSec}
+		}
+		c.Routes = append(c.Routes, out)
+	}
+	c.Routes = append(c.Routes, &waypointapi.Route{Name: fmt.Sprintf("ServiceProfile %s/%s, no route", p.Namespace, p.Name), Backends: itself})
+	return c.Result
+}
+
+// maxProfileRetries bounds retries of one request; how many there are in all is the
+// budget's to say.
+const maxProfileRetries = 3
+
+// condition translates a condition: into several matches when any of several will
+// do.
+func (c *converter) condition(path string, p *ProfileCondition) []*waypointapi.RouteMatch {
+	switch {
+	case p == nil:
+		c.problem(path, "missing: the route matches nothing")
+		return nil
+	case p.Not != nil || len(p.All) > 0:
+		c.problem(path, "all and not are not supported: the route matches nothing")
+		return nil
+	case len(p.Any) > 0:
+		var all []*waypointapi.RouteMatch
+		for i := range p.Any {
+			all = append(all, c.condition(fmt.Sprintf("%s.any[%d]", path, i), &p.Any[i])...)
+		}
+		return all
+	}
+	m := &waypointapi.RouteMatch{}
+	if p.PathRegex != "" {
+		m.Path = &waypointapi.Path{Kind: &waypointapi.Path_Regex{Regex: strings.TrimSuffix(strings.TrimPrefix(p.PathRegex, "^"), "$")}}
+	}
+	if p.Method != "" {
+		m.Method = exactly(p.Method)
+	}
+	return []*waypointapi.RouteMatch{m}
+}

@@ -8,6 +8,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	"github.com/ambit-mesh/ambit/istiod-lite/ca"
 	"github.com/ambit-mesh/ambit/istiod-lite/keeper"
 	"github.com/ambit-mesh/ambit/istiod-lite/kube"
@@ -77,6 +80,10 @@ func inCluster(cfg Config, w *world, deps Deps) (*surroundings, error) {
 		Client: client, Version: source.Version, World: w, Authority: authority, Log: deps.Log, Metrics: deps.Metrics,
 	})
 	w.live, w.notice = client.PodsOn, keep.Notice
+	promauto.With(deps.Metrics).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_kube_unreadable",
+		Help: "Kinds of objects that could not be read from the API server when it was tried last.",
+	}, func() float64 { return float64(source.Unreadable()) })
 	return &surroundings{
 		reads:     "the API server, as of namespace " + cluster.Namespace,
 		authority: authority,

@@ -266,7 +266,7 @@ func (st *stream) noteLocked(c model.Change, old *model.Resource, now time.Time)
 		sub.mark(c.Name, now)
 		if c.Urgent {
 			sub.hasty[c.Name], sub.urgent = struct{}{}, true
-		} else if now := c.Resource; now != nil && now.Healthy {
+		} else if r := c.Resource; r != nil && r.Healthy {
 			delete(sub.hasty, c.Name) // it was on its way out and is back
 		}
 		if limit := st.server.cfg.MaxNames; len(sub.pending) > limit && st.fault == nil {

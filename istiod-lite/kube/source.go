@@ -113,6 +113,17 @@ func (s *Source) Check() error {
 	return fmt.Errorf("not read from the API server yet: %s", strings.Join(missing, ", "))
 }
 
+// Unreadable is how many kinds could not be read when it was tried last.
+func (s *Source) Unreadable() int {
+	n := 0
+	for _, f := range s.feeds {
+		if _, failed := f.state(); failed != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // KindReport is how it stands with one kind, for people.
 type KindReport struct {
 	Kind    string    `json:"kind"`

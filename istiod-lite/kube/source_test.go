@@ -219,6 +219,9 @@ func TestNothingIsToldBeforeEverythingWasRead(t *testing.T) {
 	c := s.Client(t)
 	ns := namespace(t, c, "partly")
 	token := kubetest.Token(t, c, ns, "reader", "", nil)
+	if _, err := c.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "of-" + ns}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	role := "kubetest-" + ns
 	s.Apply(t, fmt.Sprintf(`
 apiVersion: rbac.authorization.k8s.io/v1
@@ -254,11 +257,17 @@ subjects: [{kind: ServiceAccount, name: reader, namespace: %[2]s}]
 	if keys := x.keys(); len(keys) > 0 {
 		t.Errorf("told of %v before nodes were read", keys)
 	}
+	if n := x.source.Unreadable(); n != 1 {
+		t.Errorf("%d kinds cannot be read, want 1", n)
+	}
 	s.Apply(t, fmt.Sprintf(`
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: %s}
 rules: [{apiGroups: [""], resources: [nodes], verbs: [list, watch]}]
 `, role))
-	x.want(t, model.Key{Kind: model.KindNamespace, Name: ns}, any)
+	x.want(t, model.Key{Kind: model.KindNode, Name: "of-" + ns}, any)
+	if n := x.source.Unreadable(); n != 0 {
+		t.Errorf("%d kinds cannot be read, want none", n)
+	}
 }

@@ -54,8 +54,8 @@ func allCases(t *testing.T, self, binDir string) {
 	name := "pt" + strconv.Itoa(os.Getpid()%100000)
 	r, err := Run(t.Context(), Config{
 		Name: name, BinDir: binDir, App: []string{self, "pod"}, WireGuard: []string{self, "wireguard"},
-		Plan: report.Plan{Name: "test", Repetitions: 2, Warm: 50 * time.Millisecond, Window: 200 * time.Millisecond, Rest: 100 * time.Millisecond, Changes: 2},
-		Only: []string{"memory/1000", "across/most", "across/rate/1000", "across/cold", "chain", "control/1000"},
+		Plan:     report.Plan{Name: "test", Repetitions: 2, Warm: 50 * time.Millisecond, Window: 200 * time.Millisecond, Rest: 100 * time.Millisecond, Changes: 2},
+		Only:     []string{"memory/1000", "across/most", "across/rate/1000", "across/cold", "chain", "control/1000"},
 		Progress: func(what string) { t.Log(what) },
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ func labLeavesNothing(ctx context.Context, e *Env) (string, error) {
 
 // breakOff kills a `lab up` when it says that it is at a stage.
 func (e *Env) breakOff(ctx context.Context, stage string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute) // the first builds what has changed
 	defer cancel()
 	cmd := exec.CommandContext(ctx, e.Ambit, "lab", "up", "--name", crashName, "--nodes", "1")
 	out, err := cmd.StderrPipe()

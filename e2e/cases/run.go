@@ -16,7 +16,7 @@ import (
 
 const (
 	// caseWithin bounds a case; the longest hold something down for 60 seconds.
-	caseWithin = 5 * time.Minute
+	caseWithin = 10 * time.Minute
 	// tidyWithin bounds what comes after a case.
 	tidyWithin = 2 * time.Minute
 )

@@ -147,8 +147,8 @@ func (x *proxy) drain() {
 // stop ends x at once because of cause, and returns when nothing of it is left.
 func (x *proxy) stop(cause error) {
 	x.cut(cause)
+	x.in.Cut(cause) // first: the loss of a witness must not be what ends a local connection
 	x.server.Cut(cause)
-	x.in.Cut(cause)
 	x.drain()
 	x.mu.Lock()
 	defer x.mu.Unlock()

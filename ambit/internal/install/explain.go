@@ -76,7 +76,11 @@ func explainWarning(text string) string {
 	case strings.Contains(text, "istio-ca-root-cert") && strings.Contains(text, "not found"):
 		return "waits for the ConfigMap istio-ca-root-cert, which istiod-lite writes: is istiod-lite running?"
 	case strings.Contains(text, "Readiness probe failed"):
-		return "runs, and is not ready: " + strings.TrimSpace(strings.TrimPrefix(text, "Readiness probe failed:"))
+		text = strings.TrimSpace(strings.TrimPrefix(text, "Readiness probe failed:"))
+		if strings.HasPrefix(text, "HTTP probe failed with statuscode") {
+			return "runs, and is not ready yet"
+		}
+		return "runs, and is not ready: " + text
 	}
 	return text
 }

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/ambit-mesh/ambit/ambit/internal/kube"
 )
 
 const (
@@ -190,7 +193,7 @@ func (i *Installer) why(ctx context.Context, open []Rollout) (lines []string) {
 		}
 		for _, pod := range pods.Items {
 			if text := ExplainPod(&pod, lastWarning(events.Items, pod.Name)); text != "" {
-				lines = append(lines, fmt.Sprintf("  pod %s on %s: %s%s", pod.Name, nodeOf(&pod), text, i.lastWords(ctx, &pod)))
+				lines = append(lines, fmt.Sprintf("  pod %s on %s: %s%s%s", pod.Name, nodeOf(&pod), text, i.ownWord(ctx, &pod), i.lastWords(ctx, &pod)))
 			}
 		}
 	}
@@ -222,6 +225,32 @@ func lastWarning(events []corev1.Event, name string) string {
 		}
 	}
 	return strings.TrimSpace(text)
+}
+
+// readiness is where a part says what it still waits for. Source: manifests/ambit.
+func readiness(pod *corev1.Pod) (port int, path string) {
+	switch {
+	case pod.Labels["app"] == "istiod-lite":
+		return 15014, "/readyz"
+	case pod.Labels["app"] == "ztunnel":
+		return 15021, "/healthz/ready"
+	case pod.Labels["k8s-app"] == "ambit-cni-node":
+		return 15019, "/readyz"
+	}
+	return 0, ""
+}
+
+// ownWord is what a pod that runs says it waits for, if it says it.
+func (i *Installer) ownWord(ctx context.Context, pod *corev1.Pod) string {
+	port, path := readiness(pod)
+	if port == 0 || pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
+		return ""
+	}
+	_, err := i.Client.Get(ctx, pod.Namespace, pod.Name, port, path)
+	if status, ok := errors.AsType[*kube.StatusError](err); ok {
+		return "; it says: " + strings.ReplaceAll(status.Text, "\n", "; ")
+	}
+	return ""
 }
 
 // lastWords are the last line that a crashed container wrote, if there is one.

@@ -21,4 +21,8 @@ var Exceptions = []Exception{
 		"background", "internal/lab/main_test.go", "",
 		"the test binary runs again as the program of a pod; that process has no test whose context it could take",
 	},
+	{
+		"background", "perf/scenario/main_test.go", "",
+		"the same: the test binary runs again in a pod, or as WireGuard on a node",
+	},
 }

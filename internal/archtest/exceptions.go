@@ -22,6 +22,10 @@ var Exceptions = []Exception{
 		"the test binary runs again as the program of a pod; that process has no test whose context it could take",
 	},
 	{
+		"background", "e2e/cluster/machine/machine_test.go", "",
+		"the same: the test binary runs again as the first process of a machine, or as one who starts it and is killed",
+	},
+	{
 		"background", "perf/scenario/main_test.go", "",
 		"the same: the test binary runs again in a pod, or as WireGuard on a node",
 	},

@@ -14,9 +14,9 @@ import (
 type Level string
 
 const (
-	Error   Level = "error"
-	Warning Level = "warning"
-	Info    Level = "info"
+	Error   Level = "error"   // something does not work, or is not safe
+	Warning Level = "warning" // it works, and will not for long or not for everybody
+	Info    Level = "info"    // good to know
 )
 
 // rank orders levels, the worst first.

@@ -3,12 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
-	"github.com/ambit-mesh/ambit/ambit/internal/proxies"
+	"github.com/ambit-mesh/ambit/ambit/internal/why"
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
@@ -18,13 +17,21 @@ func newWhy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "why SOURCE DESTINATION",
 		Short: "Say what became of connections between two pods, and which rule decided",
-		Long: `Say what became of the last connections between two pods of a cluster, or with --name
-(and when no kubeconfig is there) of a demo that was kept: how they travelled, who the
-other side was proven to be, which rule let them in or refused them, at which stage and
-by whose fault they ended.
+		Long: `Say what became of connections between two pods of a cluster, or with --name (and
+when no kubeconfig is there) of a demo that was kept: are both in the mesh, who are
+they, how did the connection travel, who was proven to be at the other side, which rule
+let it in or refused it, at which stage and by whose fault it ended.
 
-SOURCE and DESTINATION are namespace/name or an address.`,
-		Example: "  ambit why shop/web bank/ledger\n  sudo ambit why shop/web bank/ledger --name ambit",
+SOURCE and DESTINATION are namespace/name of a pod, or an address. DESTINATION can also
+be namespace/name of a service, or a host name.
+
+The ztunnel of each node remembers what is open and the last connections that have
+ended. It is asked through the API server, which takes the right to create
+pods/portforward in the namespace of the installation.`,
+		Example: `  ambit why shop/web-7d9f bank/ledger-0
+  ambit why shop/web-7d9f bank/ledger          a service
+  ambit why 10.244.1.7 api.example.com
+  sudo ambit why --name ambit shop/web bank/ledger`,
 		GroupID: groupSee,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,14 +42,14 @@ SOURCE and DESTINATION are namespace/name or an address.`,
 			if err != nil {
 				return err
 			}
-			sides, err := proxies.Why(cmd.Context(), client, f.namespace, args[0], args[1])
+			report, err := why.Ask(cmd.Context(), client, f.namespace, args[0], args[1])
 			if err != nil {
 				return failed(err)
 			}
 			if f.json {
-				return writeJSON(cmd.OutOrStdout(), sides)
+				return writeJSON(cmd.OutOrStdout(), report)
 			}
-			return writeWhy(cmd.OutOrStdout(), sides, args)
+			return report.Tell(cmd.OutOrStdout())
 		},
 	}
 	f.add(cmd)
@@ -50,7 +57,7 @@ SOURCE and DESTINATION are namespace/name or an address.`,
 	return cmd
 }
 
-// labWhy asks the demo called name.
+// labWhy says it of the demo called name.
 func labWhy(cmd *cobra.Command, name string, args []string) error {
 	state, err := standingLab(name)
 	if err != nil {
@@ -62,22 +69,4 @@ func labWhy(cmd *cobra.Command, name string, args []string) error {
 	}
 	_, err = fmt.Fprint(cmd.OutOrStdout(), text)
 	return err
-}
-
-// writeWhy writes what people read.
-func writeWhy(w io.Writer, sides []proxies.Side, args []string) error {
-	for _, s := range sides {
-		if _, err := fmt.Fprintf(w, "%s (%s, %s):\n", s.Says, s.Node, s.Direction); err != nil {
-			return err
-		}
-		if s.Problem != "" {
-			fmt.Fprintln(w, "  "+s.Problem)
-		} else if len(s.Connections) == 0 {
-			fmt.Fprintf(w, "  no connection from %s to %s has been seen here: is the pod in the mesh (ambit pods)?\n", args[0], args[1])
-		}
-		for _, c := range s.Connections {
-			fmt.Fprintln(w, "  "+c.String())
-		}
-	}
-	return nil
 }

@@ -79,7 +79,7 @@ func TestFromManifestToProxy(t *testing.T) {
 func TestPortForPeople(t *testing.T) {
 	p := newPlane(t, map[string]string{
 		"shop.yaml": "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: l7, namespace: shop}\nspec: {rules: [{to: [{operation: {methods: [GET]}}]}]}\n",
-		"more.yaml": "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: vs}\n",
+		"more.yaml": "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: sc}\n",
 	}).start()
 	p.waitStatus("objects: 1")
 	if code, body := p.get("/readyz"); code != 200 {
@@ -109,7 +109,7 @@ func TestPortForPeople(t *testing.T) {
 	if len(page.Conditions) != 1 || page.Conditions[0].Object != "AuthorizationPolicy shop/l7" || !strings.HasSuffix(page.Conditions[0].Place, "shop.yaml:1") {
 		t.Errorf("conditions are %+v", page.Conditions)
 	}
-	if len(page.Files.Ignored) != 1 || page.Files.Ignored[0].Kind != "VirtualService" {
+	if len(page.Files.Ignored) != 1 || page.Files.Ignored[0].Kind != "Sidecar" {
 		t.Errorf("ignored are %+v", page.Files.Ignored)
 	}
 }

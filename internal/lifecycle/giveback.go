@@ -17,9 +17,9 @@ const (
 	// givebackLook is the time between two looks at whether the process is idle:
 	// what load has left behind goes soon after it.
 	givebackLook = 500 * time.Millisecond
-	// givebackMost is the time after which an idle process gives back again, since
-	// what little it does brings pages back.
-	givebackMost = 30 * time.Second
+	// givebackMost is how many looks an idle process goes without giving back again,
+	// since what little it does brings pages back: half a minute.
+	givebackMost = 60
 	// idleShare: who has used less than this part of a core since the last look
 	// is idle, and will not miss the microseconds that fetching pages costs.
 	idleShare = 0.02
@@ -38,18 +38,18 @@ const (
 func GiveBack(ctx context.Context) {
 	program := programPages()
 	var h heap
-	busy, last := true, time.Now()
+	quiet, next := 0, 1 // looks since the last load, and at which to give back
 	for used := cpuTime(); Sleep(ctx, givebackLook) == nil; {
 		before := used
 		used = cpuTime()
 		if share := idleShare * float64(givebackLook); float64(used-before) > share {
-			busy = true
+			quiet, next = 0, 1
 			continue
 		}
-		if !busy && time.Since(last) < givebackMost {
+		if quiet++; quiet < next {
 			continue
 		}
-		busy, last = false, time.Now()
+		next = min(2*quiet, quiet+givebackMost) // load seldom ends at once
 		if h.read(); h.worthFreeing() {
 			debug.FreeOSMemory()
 		}

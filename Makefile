@@ -11,7 +11,7 @@ TAGS    := grpcnotrace
 FUZZTIME ?= 20s
 ARCHS   ?= amd64,arm64
 
-OURS      := ./ambit ./ztunnel/cmd/ztunnel ./istiod-lite/cmd/istiod-lite ./cni/cmd/ambit-cni ./cni/cmd/ambit-cni-agent
+OURS      := ./ambit ./ztunnel/cmd/ztunnel ./waypoint/cmd/waypoint ./istiod-lite/cmd/istiod-lite ./cni/cmd/ambit-cni ./cni/cmd/ambit-cni-agent
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help

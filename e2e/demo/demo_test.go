@@ -50,7 +50,7 @@ func withPrograms(m *testing.M) int {
 	}
 	const ours, theirs = "github.com/ambit-mesh/ambit/", "github.com/containernetworking/plugins/plugins/"
 	cmd := exec.Command("go", append(args,
-		ours+"ambit", ours+"ztunnel/cmd/ztunnel", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
+		ours+"ambit", ours+"ztunnel/cmd/ztunnel", ours+"waypoint/cmd/waypoint", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
 		theirs+"main/bridge", theirs+"ipam/host-local")...)
 	cmd.Env = env
 	if out, err := cmd.CombinedOutput(); err != nil {

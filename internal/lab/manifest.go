@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -146,6 +147,7 @@ func (p *Pod) manifest(node *Node) *corev1.Pod {
 	if p.meshLabel != "" {
 		pod.Labels[dataplaneLabel] = p.meshLabel
 	}
+	maps.Copy(pod.Labels, p.labels)
 	if p.annotated {
 		pod.Annotations = map[string]string{redirectionAnnotation: "enabled"}
 	}

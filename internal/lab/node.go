@@ -94,6 +94,10 @@ func (l *Lab) startMesh(ctx context.Context) error {
 	if err := l.attach(l.control, "control", netip.MustParseAddr(controlAddr)); err != nil {
 		return err
 	}
+	// Waypoints are pods, and talk to the control plane.
+	if err := l.control.Do(func() error { return routeToPods(l.cfg.Nodes, 0) }); err != nil {
+		return err
+	}
 	if err := l.writeTokens(); err != nil {
 		return err
 	}

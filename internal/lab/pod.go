@@ -32,6 +32,7 @@ type Pod struct {
 	Added     time.Duration // how long CNI ADD took
 	Programs  *Process
 	meshLabel string
+	labels    map[string]string // further ones
 	annotated bool
 	ready     bool
 }

@@ -42,6 +42,10 @@ func Lines() []Line {
 		{"rotation", "a certificate is renewed under a running transfer, nothing is lost", rotation},
 		{"istiod-away", "without the control plane traffic and new connections go on", istiodAway},
 		{"ztunnel-killed", "ztunnel killed and started again: pods work within 2 s", ztunnelKilled},
+		{"waypoint-rule", "a rule about a path allows and refuses at a waypoint, and is named", waypointRule},
+		{"waypoint-canary", "a header goes to the new version, the rest 90 to 10", waypointCanary},
+		{"waypoint-away", "without its waypoint a service is refused, not reached around it", waypointAway},
+		{"waypoint-only", "a pod behind a waypoint is not reached by its own address", waypointOnly},
 		{"leave-mesh", "a pod that leaves the mesh keeps no rule", leaveMesh},
 	}
 }

@@ -33,6 +33,7 @@ type Request struct {
 	Bytes   int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
 	Rate    int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced; load: requests per second
 	Timeout time.Duration `json:"timeout,omitempty"`
+	Header  string        `json:"header,omitempty"` // http: one more, as "Name: value"
 }
 
 // Hello is what the HTTP server says.

@@ -149,7 +149,7 @@ func (c *client) http(ctx context.Context) (Reply, error) {
 	web := &http.Client{Transport: transport, Timeout: cmp.Or(c.req.Timeout, defaultTimeout)}
 	var reply Reply
 	for range max(c.req.Count, 1) {
-		hello, err := askHello(ctx, web, "http://"+c.req.Address+"/")
+		hello, err := askHello(ctx, web, "http://"+c.req.Address+"/", c.req.Header)
 		if err != nil {
 			return reply, err
 		}
@@ -158,16 +158,22 @@ func (c *client) http(ctx context.Context) (Reply, error) {
 	return reply, nil
 }
 
-func askHello(ctx context.Context, web *http.Client, url string) (Hello, error) {
+func askHello(ctx context.Context, web *http.Client, url, header string) (Hello, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return Hello{}, err
+	}
+	if name, value, ok := strings.Cut(header, ": "); ok {
+		req.Header.Set(name, value)
 	}
 	res, err := web.Do(req)
 	if err != nil {
 		return Hello{}, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return Hello{}, fmt.Errorf("status %d", res.StatusCode)
+	}
 	var hello Hello
 	if err := json.NewDecoder(res.Body).Decode(&hello); err != nil {
 		return Hello{}, err

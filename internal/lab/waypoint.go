@@ -1,0 +1,126 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
+)
+
+// Ports of a waypoint that the lab uses.
+const (
+	waypointPort  = 15008
+	waypointReady = 15021
+)
+
+// Waypoint is a waypoint of the lab: a pod outside the mesh in which one runs.
+type Waypoint struct {
+	Pod     *Pod
+	Process *Process
+}
+
+// StartWaypoint starts a pod with a waypoint in it, writes its Gateway and Service,
+// and waits until it is ready. When it fails, nothing of it is left.
+func (l *Lab) StartWaypoint(ctx context.Context, namespace, name string, node int) (*Waypoint, error) {
+	p, err := l.StartPod(ctx, PodSpec{Namespace: namespace, Name: name, App: name, ServiceAccount: name, Node: node, MeshLabel: "none", Bare: true})
+	if err != nil {
+		return nil, err
+	}
+	w := &Waypoint{Pod: p}
+	if err := l.runWaypoint(ctx, w); err != nil {
+		return nil, errors.Join(err, l.StopWaypoint(context.WithoutCancel(ctx), w))
+	}
+	return w, nil
+}
+
+// runWaypoint writes what stands for the waypoint and starts its process.
+func (l *Lab) runWaypoint(ctx context.Context, w *Waypoint) error {
+	p := w.Pod
+	err := l.manifests.Apply(waypointFile(p), serviceAccountManifest(p.Namespace, p.Name), fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: %s, namespace: %s}
+spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: %d, protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}]}
+`, p.Name, p.Namespace, waypointPort), fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: %s}
+spec: {clusterIP: %s, selector: {app: %s}, ports: [{name: mesh, port: %d, targetPort: %d}]}
+`, p.Name, p.Namespace, WaypointAddr(), p.App, waypointPort, waypointPort))
+	if err != nil {
+		return err
+	}
+	control := fmt.Sprintf("https://%s:%d", controlAddr, istiodPort)
+	w.Process, err = l.start(ctx, processSpec{
+		name: p.Namespace + "-" + p.Name, ns: p.NetNS, path: l.bin("waypoint"), dir: p.Node.Dir,
+		args: []string{
+			"--gateway", p.Name, "--pod-namespace", p.Namespace, "--pod-name", p.Name, "--instance-ip", p.Address.String(), "--node", p.Node.Name,
+			"--xds-address", control, "--xds-root-ca", l.rootFile(), "--token", p.Node.tokenFile(), "--node-token", "--stats-addr", "off",
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ready := fmt.Sprintf("http://%s/healthz/ready", netip.AddrPortFrom(p.Address, waypointReady))
+	return waitReady(ctx, w.Process, func(ctx context.Context) error {
+		_, err := Get(ctx, p.NetNS, ready)
+		return err
+	})
+}
+
+// WaypointAddr is the address of the service of a lab's waypoint.
+func WaypointAddr() netip.Addr { return serviceAddr(30) }
+
+// ExtraServiceAddr is an address for a service that a caller writes itself, counted
+// from 1.
+func ExtraServiceAddr(i int) netip.Addr { return serviceAddr(40 + i) }
+
+func waypointFile(p *Pod) string { return "waypoint-" + p.Namespace + "-" + p.Name }
+
+// StopWaypoint ends a waypoint and removes what stands for it.
+func (l *Lab) StopWaypoint(ctx context.Context, w *Waypoint) error {
+	var errs []error
+	if w.Process != nil {
+		errs = append(errs, w.Process.Stop())
+	}
+	return errors.Join(append(errs, l.manifests.Delete(waypointFile(w.Pod)), l.StopPod(ctx, w.Pod))...)
+}
+
+// WaitLine returns the first line of the waypoint's log that has all of the texts.
+// It waits for it up to 3 seconds.
+func (w *Waypoint) WaitLine(ctx context.Context, texts ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		log, err := os.ReadFile(w.Process.Record.Log)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.SplitSeq(string(log), "\n") {
+			all := true
+			for _, t := range texts {
+				all = all && strings.Contains(line, t)
+			}
+			if all && line != "" {
+				return line, nil
+			}
+		}
+		if err := lifecycle.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return "", fmt.Errorf("no line of %v's log has %q: %w", w.Pod, texts, err)
+		}
+	}
+}
+
+// Label sets a label of a running pod.
+func (l *Lab) Label(p *Pod, key, value string) error {
+	if p.labels == nil {
+		p.labels = map[string]string{}
+	}
+	if p.labels[key] = value; value == "" {
+		delete(p.labels, key)
+	}
+	return l.WritePod(p)
+}

@@ -20,6 +20,8 @@
 //	serve.go    a stream of a tunnel
 //	request.go  a request: route, policies, filters
 //	exchange.go a request: endpoints, tries, the answer
+//	mirror.go   copies of a request
+//	hash.go     what equal requests have in common
 //	pump.go     the body of a request, which may be sent more than once
 //	bytes.go    what is not HTTP
 //	live.go     what is under way, and decided again when a policy changes

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 old names of fields are still written, and are understood.
+
 package routes
 
 import (
@@ -145,7 +147,7 @@ func (t *trafficConverter) outlier(path string, o *api.OutlierDetection) *waypoi
 	if o.GetConsecutive_5XxErrors() != nil {
 		out.Consecutive_5Xx = o.GetConsecutive_5XxErrors().GetValue()
 	}
-	if n := o.GetConsecutiveErrors(); n > 0 { //nolint:staticcheck // an old name that is still written
+	if n := o.GetConsecutiveErrors(); n > 0 {
 		out.Consecutive_5Xx = uint32(n)
 		t.notes = append(t.notes, Problem{Path: path + ".consecutiveErrors", Text: "is the old name of consecutive5xxErrors, as which it is taken"})
 	}

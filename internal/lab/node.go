@@ -190,14 +190,17 @@ func (l *Lab) StopIstiod() error {
 
 // StartAgent starts the CNI agent of a node and waits for its socket.
 func (l *Lab) StartAgent(ctx context.Context, n *Node) error {
+	args := []string{
+		"--socket", n.pluginSocket(),
+		"--zds-socket", n.zdsSocket(),
+		"--config-dir", l.manifests.Dir,
+		"--node", n.Name,
+	}
+	if _, other := l.cfg.Ztunnels[n.Name]; other {
+		args = append(args, "--probe-mode=snat") // it neither asks about sockets nor knows a self-test
+	}
 	p, err := l.start(ctx, processSpec{
-		name: "ambit-cni-agent", ns: n.NetNS, path: l.bin("ambit-cni-agent"), dir: n.Dir,
-		args: []string{
-			"--socket", n.pluginSocket(),
-			"--zds-socket", n.zdsSocket(),
-			"--config-dir", l.manifests.Dir,
-			"--node", n.Name,
-		},
+		name: "ambit-cni-agent", ns: n.NetNS, path: l.bin("ambit-cni-agent"), dir: n.Dir, args: args,
 	})
 	if err != nil {
 		return err

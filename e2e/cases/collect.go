@@ -74,7 +74,7 @@ func (c *collector) objects(ctx context.Context) {
 // disks: they are there also when the API server is not.
 func (c *collector) logs(ctx context.Context) {
 	for _, n := range append(c.e.Cluster.Nodes(), c.e.Cluster.Control()) {
-		for _, pattern := range []string{"var/log/*.log", "var/log/pods/" + System + "_*/*/*.log", "var/log/pods/" + c.e.Namespace + "*/*/*.log"} {
+		for _, pattern := range []string{"var/log/*.log", "var/log/pods/" + System + "_*/*/*.log*", "var/log/pods/" + c.e.Namespace + "*/*/*.log*"} {
 			paths, err := filepath.Glob(filepath.Join(n.Dir, pattern))
 			if err != nil {
 				c.errs = append(c.errs, err)

@@ -61,12 +61,21 @@ func uninstall(ctx context.Context, e *Env) (string, error) {
 	return fmt.Sprintf("pods are the same ones, %s; nothing of it is on the nodes or in the cluster", summary(now)), nil
 }
 
+// look names the files where an installation puts its own, and shows the network
+// configuration. Directories that a mount has made are empty and stay.
+const look = `for d in /opt/cni/bin /etc/cni/net.d /var/run/ztunnel /var/run/ambit-cni; do
+  [ ! -d $d ] || find $d ! -type d
+done; cat /etc/cni/net.d/*`
+
 // nothingLeft looks for what an installation has brought.
 func (e *Env) nothingLeft(ctx context.Context) error {
 	for _, n := range e.Cluster.Nodes() {
-		out, err := n.Command(ctx, "sh", "-c", "ls /opt/cni/bin /etc/cni/net.d; cat /etc/cni/net.d/*; ls /var/run/ztunnel /var/run/ambit-cni 2>/dev/null").CombinedOutput()
-		if strings.Contains(string(out), "ambit") || strings.Contains(string(out), ".sock") {
-			return fmt.Errorf("left on %s (%w):\n%s", n.Name, err, out)
+		out, err := n.Command(ctx, "sh", "-c", look).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("look for what is left on %s: %w: %s", n.Name, err, out)
+		}
+		if strings.Contains(string(out), "ambit") || strings.Contains(string(out), "ztunnel") {
+			return fmt.Errorf("left on %s:\n%s", n.Name, out)
 		}
 	}
 	selector := metav1.ListOptions{LabelSelector: "app.kubernetes.io/part-of=ambit"}

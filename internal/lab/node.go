@@ -188,6 +188,10 @@ func (l *Lab) StopIstiod() error {
 	return p.Stop()
 }
 
+// releaseLinger is shorter than an agent's own: both ztunnels of a lab hear of
+// a change within milliseconds, and each line that takes a pod out waits for it.
+const releaseLinger = 200 * time.Millisecond
+
 // StartAgent starts the CNI agent of a node and waits for its socket.
 func (l *Lab) StartAgent(ctx context.Context, n *Node) error {
 	args := []string{
@@ -195,6 +199,7 @@ func (l *Lab) StartAgent(ctx context.Context, n *Node) error {
 		"--zds-socket", n.zdsSocket(),
 		"--config-dir", l.manifests.Dir,
 		"--node", n.Name,
+		"--release-linger", releaseLinger.String(),
 	}
 	if _, other := l.cfg.Ztunnels[n.Name]; other {
 		args = append(args, "--probe-mode=snat") // it neither asks about sockets nor knows a self-test

@@ -126,6 +126,7 @@ func (f *flags) podFlags(p *pflag.FlagSet) {
 	p.StringVar(&f.probeV6, "probe-v6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", "`ADDRESS`, the same for IPv6")
 	p.DurationVar(&f.cfg.Agent.RepairEvery, "repair-every", 0, "`TIME` between comparisons of all pods with what they should be (default 30s)")
 	p.DurationVar(&f.cfg.Agent.FenceAfter, "fence-after", 0, "`TIME` that a running pod may take to come into the mesh before it is fenced (default 10s)")
+	p.DurationVar(&f.cfg.Agent.ReleaseLinger, "release-linger", 0, "`TIME` that ztunnel goes on serving a pod that is let go, for peers that have not heard of it (default 5s)")
 	p.StringVar(&f.hostRoot, "host-root", "", "`DIR` below which the node's files are, as /proc/1/root in a container that sees the node's processes (default: our own)")
 	p.StringSliceVar(&f.cluster.RuntimeSockets, "cri-socket", nil, "`PATHS` on the node where the container runtime listens (default: the usual ones)")
 }

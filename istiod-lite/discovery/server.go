@@ -96,6 +96,8 @@ type Server struct {
 	ready   chan struct{} // closed by the first Push
 	closing chan struct{} // closed by Close
 	streams lifecycle.Group
+	// handlers counts the calls that addStream took in: they may add to streams.
+	handlers sync.WaitGroup
 
 	// mu guards the fields below, and those of streams that say so.
 	mu      sync.Mutex
@@ -169,6 +171,7 @@ func (s *Server) Close() {
 		close(s.closing)
 	}
 	s.mu.Unlock()
+	s.handlers.Wait() // none begins any more, and those that run have started what they start
 	s.streams.Wait()
 }
 
@@ -188,6 +191,7 @@ func (s *Server) addStream(st *stream) error {
 	st.serial = s.serial
 	st.since = time.Now()
 	s.open[st] = struct{}{}
+	s.handlers.Add(1)
 	s.metrics.streams.Inc()
 	return nil
 }
@@ -201,6 +205,7 @@ func (s *Server) removeStream(st *stream) {
 		delete(s.callers, st.caller)
 	}
 	s.metrics.streams.Dec()
+	s.handlers.Done()
 }
 
 // tooMany says that a client asks for more than anybody needs.

@@ -60,13 +60,34 @@ func (st *stream) flush(ctx context.Context) (held bool, err error) {
 func (st *stream) gather(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-st.hurry:
-	case <-timer.C:
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-st.hurry:
+			if st.urgent() { // or an earlier response took along what the note was about
+				return true
+			}
+		case <-timer.C:
+			return true
+		}
 	}
-	return true
+}
+
+// urgent reports whether something must not wait for company.
+func (st *stream) urgent() bool {
+	s := st.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.fault != nil {
+		return true
+	}
+	for _, sub := range st.types {
+		if sub.urgent {
+			return true
+		}
+	}
+	return false
 }
 
 // next takes the content of one response out of what the client has not seen, in

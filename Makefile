@@ -56,7 +56,7 @@ fuzz: ## every fuzz test for FUZZTIME (20s) each
 bench: ## the benchmarks whose figures stand in ARCHITECTURE.md
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/hbone ./internal/streamio ./internal/policy ./internal/workload
 
-perf: build ## the mesh measured on this machine, in 15 minutes; ZTUNNEL=/path/to/ztunnel adds a peer (root)
+perf: build ## the mesh measured on this machine, some 15 minutes; ZTUNNEL=/path/to/ztunnel adds a peer (root)
 	$(BIN)/ambit perf --plan full --out $(BIN)/perf.json --html $(BIN)/perf.html $(addprefix --ztunnel ,$(ZTUNNEL))
 
 perf-quick: build ## the same in 3 minutes
@@ -73,7 +73,7 @@ e2e-programs: ## build etcd and kube-apiserver from their modules, for tests bes
 	$(GO) run ./e2e/kubetest/cmd/programs
 
 e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n (root, e2e-deps)
-	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(addprefix --only=,$(ONLY)) $(addprefix --repeat=,$(REPEAT))
+	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(if $(ONLY),--only='$(ONLY)') $(addprefix --repeat=,$(REPEAT))
 
 clean: ## remove what the build made, and what a demo left behind
 	@[ ! -x $(BIN)/ambit ] || $(BIN)/ambit demo clean

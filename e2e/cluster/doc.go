@@ -27,7 +27,7 @@
 //
 // # NetworkPolicy
 //
-// Enforced by the package netpol below. Calico's felix was looked at: its module can
-// be required only by commit, wants cgo with libbpf for a part of its data plane, and
-// a fleet of custom resources; what a test cluster needs of it fits on a few pages.
+// Enforced by the package netpol below. Calico's felix was looked for first: its
+// module has no tagged version that go could require, and what a test cluster needs
+// of it fits on a few pages.
 package cluster

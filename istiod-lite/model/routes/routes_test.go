@@ -52,6 +52,7 @@ func TestVirtual(t *testing.T) {
 func TestRule(t *testing.T) {
 	d := Rule(&networking.DestinationRule{Spec: api.DestinationRule{
 		TrafficPolicy: &api.TrafficPolicy{
+			//lint:ignore SA1019 users still write it
 			OutlierDetection: &api.OutlierDetection{ConsecutiveErrors: 7},
 			Tls:              &api.ClientTLSSettings{Mode: api.ClientTLSSettings_SIMPLE},
 		},

@@ -36,7 +36,7 @@ demo-break: build ## each line of the demo against a mesh that was sabotaged: al
 	$(BIN)/ambit demo --break=all
 
 test: build ## every test, with the race detector (root for the namespace tests)
-	$(GO) test -race -timeout 10m ./...
+	$(GO) test -race -timeout 15m ./...
 
 check: ## gofmt, vet, staticcheck, architecture, go.mod, known vulnerabilities
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }

@@ -215,7 +215,7 @@ func (w *Waypoint) Run(ctx context.Context) error {
 	var parts lifecycle.Group
 	defer parts.Wait()
 	defer stopControl()
-	var first firstError
+	var first lifecycle.FirstError
 	release := w.certs.Retain(w.cfg.identity())
 	defer release()
 	for name, run := range map[string]func(context.Context) error{
@@ -223,7 +223,7 @@ func (w *Waypoint) Run(ctx context.Context) error {
 	} {
 		parts.Go(control, name, func(control context.Context) {
 			if err := run(control); control.Err() == nil {
-				stop(first.keep(name, err))
+				stop(first.Keep(name, err))
 			}
 		})
 	}
@@ -236,9 +236,9 @@ func (w *Waypoint) Run(ctx context.Context) error {
 	w.log.Info("waypoint runs", zap.String("version", w.cfg.Version), zap.String("gateway", w.cfg.Gateway.Namespace+"/"+w.cfg.Gateway.Name),
 		zap.Stringer("identity", w.cfg.identity()), zap.Stringer("tunnels", ln.Addr()))
 	err = w.server.Serve(polite, ln)
-	stop(first.keep("tunnels", err))
+	stop(first.Keep("tunnels", err))
 	w.log.Info("waypoint has ended its requests")
-	return first.err()
+	return first.Err()
 }
 
 // watchRoots renews our certificate when the roots of the mesh have changed.
@@ -281,27 +281,4 @@ func (w *Waypoint) Ready() bool {
 	}
 	_, ok := w.certs.Peek(w.cfg.identity())
 	return ok && !w.farewell.Said()
-}
-
-// firstError keeps the first error that is not nil.
-type firstError struct {
-	mu    sync.Mutex
-	first error
-}
-
-// keep remembers err with the part it is of, and returns why everything stops.
-func (f *firstError) keep(part string, err error) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err != nil && f.first == nil {
-		f.first = fmt.Errorf("%s: %w", part, err)
-	}
-	return f.first
-}
-
-// err is the first error, or nil.
-func (f *firstError) err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.first
 }

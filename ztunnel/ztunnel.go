@@ -185,7 +185,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	defer stop(nil)
 	parts := new(lifecycle.Group)
 	defer parts.Wait()
-	errs := new(firstError)
+	errs := new(lifecycle.FirstError)
 
 	// The clients of the control plane and the admin listeners outlive the
 	// pods: certificates and policies count until the last connection ends.
@@ -197,7 +197,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}} {
 		parts.Go(control, part.name, func(control context.Context) {
 			if err := part.run(control); control.Err() == nil {
-				stop(errs.keep(part.name, err))
+				stop(errs.Keep(part.name, err))
 			}
 		})
 	}
@@ -213,16 +213,16 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	var work lifecycle.Group
 	work.Go(polite, "enrol", func(polite context.Context) {
 		if err := z.enrol(polite, here); polite.Err() == nil {
-			stop(errs.keep("enrol", err))
+			stop(errs.Keep("enrol", err))
 		}
 	})
 	z.log.Info("ztunnel runs", zap.String("version", z.cfg.Version), zap.String("node", z.cfg.Node.Name),
 		zap.Bool("fips", identity.FIPS()))
 	err = z.pods.Run(polite)
-	stop(errs.keep("pods", err))
+	stop(errs.Keep("pods", err))
 	work.Wait()
 	z.log.Info("ztunnel has ended its pods", zap.NamedError("because", context.Cause(polite)))
-	return errs.err()
+	return errs.Err()
 }
 
 // watchRoots renews all certificates when the roots of the mesh have changed, so
@@ -263,29 +263,6 @@ func (z *Ztunnel) Addr(name string) net.Addr { return z.admin.Addr(name) }
 
 // FIPS reports whether this process runs with the FIPS 140-3 module in force.
 func FIPS() bool { return identity.FIPS() }
-
-// firstError keeps the first error that is not nil.
-type firstError struct {
-	mu    sync.Mutex
-	first error
-}
-
-// keep remembers err with the part it is of, and returns why everything stops.
-func (f *firstError) keep(part string, err error) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err != nil && f.first == nil {
-		f.first = fmt.Errorf("%s: %w", part, err)
-	}
-	return f.first
-}
-
-// err is the first error, or nil.
-func (f *firstError) err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.first
-}
 
 // hboneTrace counts what tunnels meet.
 func (z *Ztunnel) hboneTrace(counts *telemetry.ProxyMetrics) *hbone.Trace {

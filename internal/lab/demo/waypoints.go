@@ -245,6 +245,21 @@ spec: {clusterIP: %s, selector: {app: ledger}, ports: [{name: http, port: %d, ta
 `, lab.ExtraServiceAddr(1), lab.ServicePort, lab.HTTPPort)
 }
 
+// bypass leads clients of the vault to the ledger without a waypoint. The other
+// service alone would not do: what is behind the vault refuses all but its waypoint,
+// whatever else leads there.
+func bypass(ctx context.Context, l *lab.Lab) (func(context.Context) error, error) {
+	bound, err := optOut(ctx, l)
+	if err != nil {
+		return bound, err
+	}
+	gone, err := withManifest("service-a-vault", sameAddress(), nil)(ctx, l)
+	if err != nil {
+		return bound, err
+	}
+	return func(ctx context.Context) error { return errors.Join(gone(ctx), bound(ctx)) }, nil
+}
+
 // optOut takes the demand for a waypoint from the ledger.
 func optOut(_ context.Context, l *lab.Lab) (func(context.Context) error, error) {
 	const label = "ambit.dev/only-through-waypoint"

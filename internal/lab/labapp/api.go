@@ -26,20 +26,34 @@ const (
 
 // Request asks for one client.
 type Request struct {
-	Do      string        `json:"do"`
-	Address string        `json:"address"`
-	Text    string        `json:"text,omitempty"` // echo: what is sent; load: a marker that goes into each request and answer
-	Count   int           `json:"count,omitempty"`
-	Bytes   int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
-	Rate    int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced; load: requests per second
-	Timeout time.Duration `json:"timeout,omitempty"`
-	Header  string        `json:"header,omitempty"` // http: one more, as "Name: value"
+	Do       string        `json:"do"`
+	Address  string        `json:"address"`
+	Text     string        `json:"text,omitempty"` // echo: what is sent; load: a marker that goes into each request and answer
+	Count    int           `json:"count,omitempty"`
+	Bytes    int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
+	Rate     int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced; load: requests per second
+	Timeout  time.Duration `json:"timeout,omitempty"`
+	Header   string        `json:"header,omitempty"`   // http: one more, as "Name: value"
+	Statuses bool          `json:"statuses,omitempty"` // http: an answer other than 200 is counted and does not end it
 }
+
+// What an HTTP client can ask the server to do, as a header of its request.
+const (
+	// AskFailFirst holds a name, a space and a number: the first so many requests with
+	// that name get 503.
+	AskFailFirst = "X-Fail-First"
+	// AskFailAt holds the name of a pod: that one answers 503.
+	AskFailAt = "X-Fail-At"
+	// AskWait holds how long the answer takes, at most maxWait.
+	AskWait = "X-Wait"
+)
 
 // Hello is what the HTTP server says.
 type Hello struct {
 	Pod    string `json:"pod"`
 	Remote string `json:"remote"` // the address that the server sees
+	// Try counts the requests that asked for the same [AskFailFirst], from 1.
+	Try int `json:"try,omitempty"`
 }
 
 // Sum is the answer of the summing server, and what an uploader has sent.
@@ -87,8 +101,10 @@ type Reply struct {
 	Local  string  `json:"local,omitempty"` // the client's own address
 	Text   string  `json:"text,omitempty"`
 	Hellos []Hello `json:"hellos,omitempty"`
-	Sent   *Sum    `json:"sent,omitempty"`
-	Got    *Sum    `json:"got,omitempty"`
-	Ticks  int     `json:"ticks,omitempty"`
-	Load   *Load   `json:"load,omitempty"`
+	// Statuses counts the answers other than 200.
+	Statuses map[int]int `json:"statuses,omitempty"`
+	Sent     *Sum        `json:"sent,omitempty"`
+	Got      *Sum        `json:"got,omitempty"`
+	Ticks    int         `json:"ticks,omitempty"`
+	Load     *Load       `json:"load,omitempty"`
 }

@@ -150,6 +150,13 @@ func (c *client) http(ctx context.Context) (Reply, error) {
 	var reply Reply
 	for range max(c.req.Count, 1) {
 		hello, err := askHello(ctx, web, "http://"+c.req.Address+"/", c.req.Header)
+		if status, ok := errors.AsType[*statusError](err); ok && c.req.Statuses {
+			if reply.Statuses == nil {
+				reply.Statuses = map[int]int{}
+			}
+			reply.Statuses[status.code]++
+			continue
+		}
 		if err != nil {
 			return reply, err
 		}
@@ -157,6 +164,11 @@ func (c *client) http(ctx context.Context) (Reply, error) {
 	}
 	return reply, nil
 }
+
+// statusError is an answer other than 200.
+type statusError struct{ code int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("status %d", e.code) }
 
 func askHello(ctx context.Context, web *http.Client, url, header string) (Hello, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -172,7 +184,7 @@ func askHello(ctx context.Context, web *http.Client, url, header string) (Hello,
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return Hello{}, fmt.Errorf("status %d", res.StatusCode)
+		return Hello{}, &statusError{code: res.StatusCode}
 	}
 	var hello Hello
 	if err := json.NewDecoder(res.Body).Decode(&hello); err != nil {

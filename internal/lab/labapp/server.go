@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -176,27 +175,3 @@ func serveHealth(ctx context.Context, ln net.Listener) {
 
 // markerHeader carries the marker of a load, both ways.
 const markerHeader = "X-Marker"
-
-// serveHTTP says hello. When leaving is closed its answers end their connections.
-func serveHTTP(ctx context.Context, ln net.Listener, pod string, leaving <-chan struct{}) {
-	server := &http.Server{
-		ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			if m := r.Header.Get(markerHeader); m != "" {
-				w.Header().Set(markerHeader, m)
-			}
-			select {
-			case <-leaving:
-				w.Header().Set("Connection", "close")
-			default:
-			}
-			_ = json.NewEncoder(w).Encode(Hello{Pod: pod, Remote: r.RemoteAddr}) // the client sees what is missing
-		}),
-	}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
-		fmt.Fprintln(os.Stderr, "http:", err)
-	}
-}

@@ -22,6 +22,7 @@ import (
 type perfFlags struct {
 	binDir  string
 	ztunnel string
+	envoy   string
 	plan    string
 	reps    int
 	window  time.Duration
@@ -52,8 +53,9 @@ Exit codes: 0 measured; 2 it could not run; 130 interrupted.`,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runPerf(cmd, flags) },
 	}
-	cmd.Flags().StringVar(&flags.binDir, "bin-dir", "", "directory of ztunnel, istiod-lite and the CNI plugins (default: that of ambit)")
+	cmd.Flags().StringVar(&flags.binDir, "bin-dir", "", "directory of ztunnel, waypoint, istiod-lite and the CNI plugins (default: that of ambit)")
 	cmd.Flags().StringVar(&flags.ztunnel, "ztunnel", "", "path of another ztunnel to measure in our place")
+	cmd.Flags().StringVar(&flags.envoy, "envoy", "", "path of an Envoy to measure in the place of our waypoint")
 	cmd.Flags().StringVar(&flags.plan, "plan", "full", "quick (under 3 minutes), full (under 15) or long")
 	cmd.Flags().IntVar(&flags.reps, "repetitions", 0, "how often each case runs (default: what the plan says)")
 	cmd.Flags().DurationVar(&flags.window, "window", 0, "how long each sample is (default: what the plan says)")
@@ -104,7 +106,7 @@ func runPerf(cmd *cobra.Command, flags perfFlags) error {
 		return err
 	}
 	r, err := scenario.Run(cmd.Context(), scenario.Config{
-		BinDir: flags.binDir, Ztunnel: flags.ztunnel, App: []string{self, "perf-load"}, WireGuard: []string{self, "perf", "wireguard"},
+		BinDir: flags.binDir, Ztunnel: flags.ztunnel, Envoy: flags.envoy, App: []string{self, "perf-load"}, WireGuard: []string{self, "perf", "wireguard"},
 		Plan: plan, Only: flags.only, OursEnv: flags.env,
 		Progress: func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), "  "+what) },
 	})

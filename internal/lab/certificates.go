@@ -2,12 +2,48 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/ambit-mesh/ambit/internal/caclient"
+	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
+
+// Certificate asks the control plane for a certificate of a pod, as the node of the
+// pod may.
+func (l *Lab) Certificate(ctx context.Context, p *Pod) (*identity.Certificate, error) {
+	id, err := identity.NewID(trustDomain, p.Namespace, p.ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	pem, err1 := os.ReadFile(l.rootFile())
+	token, err2 := os.ReadFile(p.Node.tokenFile())
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	cc, err := grpc.NewClient(fmt.Sprintf("passthrough:///%s:%d", controlAddr, istiodPort),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13})),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return p.Node.NetNS.dial(ctx, "tcp", addr) }))
+	if err != nil {
+		return nil, err
+	}
+	defer cc.Close()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+string(token))
+	return caclient.New(cc, caclient.Config{Impersonate: true}).Fetch(ctx, id)
+}
 
 // ConfigDump fetches what the ztunnel of a node knows, into out.
 func (n *Node) ConfigDump(ctx context.Context, out any) error {

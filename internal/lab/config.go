@@ -34,6 +34,8 @@ type Config struct {
 	Ztunnels map[string]string
 	// ZtunnelEnv is added to the environment of each ztunnel.
 	ZtunnelEnv []string
+	// WaypointEnv is added to the environment of each waypoint of ours.
+	WaypointEnv []string
 	// PassEnv names variables of our own environment that all programs get.
 	PassEnv []string
 	// NoMesh builds nodes and pods without anything of ours in the chain.

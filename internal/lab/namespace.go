@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,6 +41,15 @@ func (n Namespace) Do(fn func() error) error {
 	}
 	defer ns.Close()
 	return ns.Do(fn)
+}
+
+// dial connects from inside the namespace.
+func (n Namespace) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	doErr := n.Do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+		return nil
+	})
+	return conn, errors.Join(doErr, err)
 }
 
 // exists reports whether the namespace has its file.

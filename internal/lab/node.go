@@ -3,10 +3,8 @@ package lab
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -296,13 +294,7 @@ func Get(ctx context.Context, ns Namespace, url string) ([]byte, error) {
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			doErr := ns.Do(func() error {
-				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-				return nil
-			})
-			return conn, errors.Join(doErr, err)
-		},
+		DialContext:       ns.dial,
 	}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

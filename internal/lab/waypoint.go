@@ -22,26 +22,53 @@ const (
 type Waypoint struct {
 	Pod     *Pod
 	Process *Process
+	run     func(ctx context.Context, p *Pod) (*Process, error)
+}
+
+// WaypointSpec says which waypoint to start.
+type WaypointSpec struct {
+	Namespace, Name string
+	Node            int
+	// Address of its service. Zero means WaypointAddr.
+	Address netip.Addr
+	// Run starts the program in the pod. Nil means ours.
+	Run func(ctx context.Context, p *Pod) (*Process, error)
 }
 
 // StartWaypoint starts a pod with a waypoint in it, writes its Gateway and Service,
 // and waits until it is ready. When it fails, nothing of it is left.
 func (l *Lab) StartWaypoint(ctx context.Context, namespace, name string, node int) (*Waypoint, error) {
-	p, err := l.StartPod(ctx, PodSpec{Namespace: namespace, Name: name, App: name, ServiceAccount: name, Node: node, MeshLabel: "none", Bare: true})
+	return l.StartWaypointAs(ctx, WaypointSpec{Namespace: namespace, Name: name, Node: node})
+}
+
+// StartWaypointAs is StartWaypoint with every choice. One that spec.Run has started
+// need not be ready when it returns.
+func (l *Lab) StartWaypointAs(ctx context.Context, spec WaypointSpec) (*Waypoint, error) {
+	p, err := l.StartPod(ctx, PodSpec{
+		Namespace: spec.Namespace, Name: spec.Name, App: spec.Name, ServiceAccount: spec.Name, Node: spec.Node, MeshLabel: "none", Bare: true,
+	})
 	if err != nil {
 		return nil, err
 	}
-	w := &Waypoint{Pod: p}
-	if err := l.runWaypoint(ctx, w); err != nil {
+	if !spec.Address.IsValid() {
+		spec.Address = WaypointAddr()
+	}
+	if spec.Run == nil {
+		spec.Run = l.runWaypoint
+	}
+	w := &Waypoint{Pod: p, run: spec.Run}
+	if err = l.describeWaypoint(p, spec.Address); err == nil {
+		w.Process, err = spec.Run(ctx, p)
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.StopWaypoint(context.WithoutCancel(ctx), w))
 	}
 	return w, nil
 }
 
-// runWaypoint writes what stands for the waypoint and starts its process.
-func (l *Lab) runWaypoint(ctx context.Context, w *Waypoint) error {
-	p := w.Pod
-	err := l.manifests.Apply(waypointFile(p), serviceAccountManifest(p.Namespace, p.Name), fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
+// describeWaypoint writes the objects that stand for a waypoint.
+func (l *Lab) describeWaypoint(p *Pod, addr netip.Addr) error {
+	return l.manifests.Apply(waypointFile(p), serviceAccountManifest(p.Namespace, p.Name), fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: %s, namespace: %s}
 spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: %d, protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}]}
@@ -49,26 +76,37 @@ spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: %d, prot
 kind: Service
 metadata: {name: %s, namespace: %s}
 spec: {clusterIP: %s, selector: {app: %s}, ports: [{name: mesh, port: %d, targetPort: %d}]}
-`, p.Name, p.Namespace, WaypointAddr(), p.App, waypointPort, waypointPort))
-	if err != nil {
-		return err
-	}
+`, p.Name, p.Namespace, addr, p.App, waypointPort, waypointPort))
+}
+
+// runWaypoint starts our waypoint in a pod and waits until it is ready.
+func (l *Lab) runWaypoint(ctx context.Context, p *Pod) (*Process, error) {
 	control := fmt.Sprintf("https://%s:%d", controlAddr, istiodPort)
-	w.Process, err = l.start(ctx, processSpec{
-		name: p.Namespace + "-" + p.Name, ns: p.NetNS, path: l.bin("waypoint"), dir: p.Node.Dir,
+	w, err := l.start(ctx, processSpec{
+		name: p.Namespace + "-" + p.Name, ns: p.NetNS, path: l.bin("waypoint"), dir: p.Node.Dir, env: l.cfg.WaypointEnv,
 		args: []string{
 			"--gateway", p.Name, "--pod-namespace", p.Namespace, "--pod-name", p.Name, "--instance-ip", p.Address.String(), "--node", p.Node.Name,
-			"--xds-address", control, "--xds-root-ca", l.rootFile(), "--token", p.Node.tokenFile(), "--node-token", "--stats-addr", "off",
+			"--xds-address", control, "--xds-root-ca", l.rootFile(), "--token", p.Node.tokenFile(), "--node-token",
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ready := fmt.Sprintf("http://%s/healthz/ready", netip.AddrPortFrom(p.Address, waypointReady))
-	return waitReady(ctx, w.Process, func(ctx context.Context) error {
-		_, err := Get(ctx, p.NetNS, ready)
+	err = waitReady(ctx, w, func(ctx context.Context) error { return getOK(ctx, p.NetNS, ready) })
+	if err != nil {
+		return nil, errors.Join(err, w.Stop())
+	}
+	return w, nil
+}
+
+// RestartWaypoint ends the program of a waypoint and starts it anew in the same pod.
+func (l *Lab) RestartWaypoint(ctx context.Context, w *Waypoint) (err error) {
+	if err := w.Process.Stop(); err != nil {
 		return err
-	})
+	}
+	w.Process, err = w.run(ctx, w.Pod)
+	return err
 }
 
 // WaypointAddr is the address of the service of a lab's waypoint.

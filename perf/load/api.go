@@ -11,6 +11,7 @@ const (
 	WebPort   = 8080 // answers requests; see exchange.go
 	BulkPort  = 8081 // takes or sends bytes
 	ChainPort = 8082 // asks the next one; see chain.go
+	CallPort  = 8083 // answers calls of gRPC; see unary.go
 )
 
 // Kind says what a generator does.
@@ -23,6 +24,7 @@ const (
 	Most  Kind = "most"
 	Churn Kind = "churn"
 	Hold  Kind = "hold"
+	Unary Kind = "unary"
 )
 
 // Direction says who sends in a bulk load.
@@ -42,6 +44,8 @@ type Order struct {
 	Address string `json:"address"`
 	// Connections is how many are open at a time.
 	Connections int `json:"connections"`
+	// Streams is how many calls unary has under way on each connection.
+	Streams int `json:"streams,omitempty"`
 	// Direction of bulk.
 	Direction Direction `json:"direction,omitempty"`
 	// Chain are the servers behind the first, as host:port of their chain ports:
@@ -73,6 +77,11 @@ func (o Order) check() error {
 		}
 		timed = true
 	case Most, Churn:
+		timed = true
+	case Unary:
+		if o.Streams < 1 || o.Streams > maxStreams {
+			return fmt.Errorf("%d calls at a time on a connection: want 1 to %d", o.Streams, maxStreams)
+		}
 		timed = true
 	case Hold:
 	default:
@@ -106,7 +115,7 @@ func (c Counters) Plus(o Counters) Counters {
 	return Counters{Received: c.Received + o.Received, Answers: c.Answers + o.Answers, Connections: c.Connections + o.Connections}
 }
 
-// Result is what a load of kind rate, most or churn has measured after its
+// Result is what a load of kind rate, most, unary or churn has measured after its
 // warming up.
 type Result struct {
 	// Latency of each exchange, in nanoseconds: of rate from the intended start,

@@ -8,6 +8,7 @@
 //	rate    requests at fixed times (open loop), timed from the intended start
 //	most    the next request as soon as the answer is there (closed loop)
 //	churn   a connection per request
+//	unary   calls of gRPC, many at a time on a connection (closed loop)
 //	hold    connections that have done one request and then do nothing
 //
 // The requests of rate and most may go through a chain of servers, each of which

@@ -119,12 +119,15 @@ func (r *answerReader) next() error {
 
 // bodyLength reads the length of the body out of the head of an answer.
 func bodyLength(head []byte) (int, error) {
-	const ok, field = "HTTP/1.1 200 ", "\r\nContent-Length: "
+	const ok, field, lower = "HTTP/1.1 200 ", "\r\nContent-Length: ", "\r\ncontent-length: " // names in lower case are what Envoy writes
 	if !bytes.HasPrefix(head, []byte(ok)) {
 		first, _, _ := bytes.Cut(head, []byte("\r\n"))
 		return 0, fmt.Errorf("answer %q", first)
 	}
 	at := bytes.Index(head, []byte(field))
+	if at < 0 {
+		at = bytes.Index(head, []byte(lower))
+	}
 	if at < 0 {
 		return 0, errors.New("an answer without Content-Length")
 	}

@@ -46,6 +46,9 @@ func (g *generator) run(ctx context.Context) error {
 	}
 	cut := context.AfterFunc(ctx, func() { closeAll(conns) })
 	defer cut()
+	if g.order.Kind == Unary {
+		return g.runUnary(ctx, conns)
+	}
 	if g.order.Kind != Bulk {
 		if err := warmUp(ctx, conns, g.order.request()); err != nil {
 			return fmt.Errorf("first exchange: %w", err)

@@ -51,7 +51,12 @@ type latencies struct {
 
 // countFrom begins to count when the warming up is over.
 func (g *generator) countFrom(start time.Time) *latencies {
-	l := &latencies{from: start.Add(g.order.Warm), each: make([]*hdrhistogram.Histogram, g.order.Connections)}
+	return g.countOf(g.order.Connections, start)
+}
+
+// countOf is countFrom for n goroutines.
+func (g *generator) countOf(n int, start time.Time) *latencies {
+	l := &latencies{from: start.Add(g.order.Warm), each: make([]*hdrhistogram.Histogram, n)}
 	for i := range l.each {
 		l.each[i] = newHistogram()
 	}

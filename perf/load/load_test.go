@@ -18,8 +18,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pod is a pod on loopback: its servers, and a client for its control socket.
 type pod struct {
-	web, bulk string
-	programs  *programs
+	web, bulk, calls string
+	programs         *programs
 	*Client
 }
 
@@ -37,7 +37,7 @@ func startPod(t *testing.T, web func(context.Context, net.Conn) error) *pod {
 		group.Go(ctx, "accept", func(ctx context.Context) { acceptEach(ctx, ln, serve) })
 		return ln.Addr().String()
 	}
-	p.web, p.bulk = listen(web), listen(p.programs.serveBulk)
+	p.web, p.bulk, p.calls = listen(web), listen(p.programs.serveBulk), listen(serveUnary)
 	socket := filepath.Join(t.TempDir(), "control")
 	control, err := net.Listen("unix", socket)
 	if err != nil {
@@ -278,4 +278,26 @@ func (p *pieces) Read(b []byte) (int, error) {
 	n := copy(b, p.data[:min(p.size, len(p.data))])
 	p.data = p.data[n:]
 	return n, nil
+}
+
+// Calls of gRPC are answered, many at a time on a connection, and counted.
+func TestUnary(t *testing.T) {
+	p := startPod(t, serveWeb)
+	res := p.result(t, Order{Kind: Unary, Address: p.calls, Connections: 2, Streams: 8, Warm: 10 * time.Millisecond, Window: 100 * time.Millisecond})
+	h, err := Decode(res.Latency)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := p.counters(t).Answers; n < 16 || h.TotalCount() == 0 || h.TotalCount() > int64(n) {
+		t.Errorf("%d calls answered, %d timed", n, h.TotalCount())
+	}
+	for name, o := range map[string]Order{
+		"no server of gRPC": {Kind: Unary, Address: p.web, Connections: 1, Streams: 1, Window: 50 * time.Millisecond},
+		"no streams":        {Kind: Unary, Address: p.calls, Connections: 1, Window: 50 * time.Millisecond},
+		"too many streams":  {Kind: Unary, Address: p.calls, Connections: 1, Streams: maxStreams + 1, Window: 50 * time.Millisecond},
+	} {
+		if _, err := p.Start(t.Context(), o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
 }

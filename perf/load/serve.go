@@ -59,7 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 	servers := []struct {
 		port  int
 		serve func(context.Context, net.Conn) error
-	}{{WebPort, serveWeb}, {BulkPort, p.serveBulk}, {ChainPort, serveChain}}
+	}{{WebPort, serveWeb}, {BulkPort, p.serveBulk}, {ChainPort, serveChain}, {CallPort, serveUnary}}
 	for _, s := range servers {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("%s:%d", cfg.Listen, s.port))
 		if err != nil {

@@ -1,5 +1,6 @@
 // Package peer holds the yardsticks that are measured beside a mesh: plain
-// proxies, which carry bytes and know nobody, and VPNs, which encrypt and route.
+// proxies, which carry bytes and know nobody, VPNs, which encrypt and route, and
+// Envoy in the place of a waypoint.
 //
 // # What each is
 //
@@ -7,6 +8,8 @@
 //	haproxy-tls, nginx-tls  the same with mutual TLS 1.3 between the two
 //	wireguard-go            WireGuard in a program, over a TUN device
 //	wireguard               WireGuard in the kernel
+//	envoy                   tunnels in and out as a waypoint has them, with the
+//	                        waypoint's certificate; named by the caller
 //
 // The proxies are taken from where the system keeps them, with their default
 // settings; [Proxy.Find] says what is missing and how to get it.

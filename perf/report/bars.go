@@ -32,6 +32,13 @@ var bars = []Bar{
 	{"across/rate/1000", CPUPer1000, Peer, 0.75, 0.6},
 	{"memory/1000", IdleMemory, Peer, 0.7, 0.6},
 	{"memory/1000", PerConnection, Peer, 1.2, 0.8},
+	{"waypoint/most", Requests, Envoy, 1.3, 1.8},
+	{"waypoint/rate/1000", CPUPer1000, Envoy, 0.6, 0.4},
+	{"waypoint/rate/1000", AddedP50, Envoy, 0.8, 0.5},
+	{"waypoint/rate/1000", AddedP99, Envoy, 1.0, 0.5},
+	{"waypoint/grpc", Requests, Envoy, 1.0, 1.3},
+	{"waypoint/memory", IdleMemory, Envoy, 0.5, 0},
+	{"waypoint/memory", WithClients, Envoy, 0.8, 0},
 	{"idle", IdleCPU, "", 0.5, 0.1},
 	{"memory/after-load", AfterLoadShare, "", 1.2, 0},
 	{"join", AddedAddSlow, "", 50, 20},
@@ -51,7 +58,7 @@ const (
 	BarOpen      Verdict = "open"
 	BarMissed    Verdict = "missed"
 	BarUnknown   Verdict = "not measured"
-	barNeedsPeer Verdict = "needs another ztunnel"
+	barNeedsPeer Verdict = "needs the peer"
 )
 
 // Judged is a bar with what a run says of it.

@@ -62,7 +62,7 @@ func Compare(before, after *Report) []Change {
 
 // divide puts both figures over the first yardstick that both runs have.
 func (ch *Change) divide(was, is map[string]Figure) {
-	for _, yardstick := range []string{Peer, None} {
+	for _, yardstick := range []string{Peer, Envoy, None} {
 		b, ok1 := Ratio(ch.Before, was[yardstick])
 		a, ok2 := Ratio(ch.After, is[yardstick])
 		if ok1 && ok2 {

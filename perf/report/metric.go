@@ -23,6 +23,7 @@ const (
 	LateP99       Metric = "generator-late-p99"
 	IdleMemory    Metric = "idle-memory"
 	PerConnection Metric = "memory-per-connection"
+	WithClients   Metric = "memory-with-clients"
 	IdleCPU       Metric = "idle-cpu"
 
 	AddedHostPerGB   Metric = "added-host-cpu-per-gb"
@@ -101,6 +102,7 @@ var metrics = map[Metric]about{
 	LateP99:       {order: 160, title: "the generator sent late, p99", unit: "us", scale: 1e-3, percentile: 99, informs: true},
 	IdleMemory:    {order: 170, title: "memory of the proxies, idle", unit: "MB", scale: 1e-6},
 	PerConnection: {order: 180, title: "memory of the proxies, per idle connection", unit: "KB", scale: 1e-3},
+	WithClients:   {order: 175, title: "memory of the proxies, with idle connections", unit: "MB", scale: 1e-6},
 	IdleCPU:       {order: 190, title: "CPU of one proxy, idle", unit: "% of a core", scale: 100},
 
 	AddedHostPerGB:   {order: 35, title: "CPU of the machine, added", unit: "s/GB", scale: 1, over: HostPerGB},

@@ -44,7 +44,7 @@ type pageGroup struct {
 
 // pageCase is one case.
 type pageCase struct {
-	Name, Title       string
+	Name, Title, Peer string
 	Plots             []template.HTML
 	Remarks, Variants []string
 	Rows              []pageRow
@@ -58,6 +58,7 @@ type pageRow struct {
 
 // groups are the beginnings of names of cases, and what to call them.
 var groups = [][2]string{
+	{"waypoint/", "Through a waypoint"},
 	{"across", "Between two nodes"}, {"same", "Within a node"}, {"chain", "A chain of services"},
 	{"memory", "Memory"}, {"idle", "When nothing happens"}, {"join", "Pods that join"}, {"control", "The control plane"}, {"", "Others"},
 }
@@ -163,7 +164,7 @@ func (p *page) group(name string) *pageGroup {
 
 // shown is a case for the page.
 func (c *Case) shown() (pageCase, error) {
-	out := pageCase{Name: c.Name, Title: c.Title, Remarks: c.remarks(), Variants: c.having(slices.Concat(columns, beside))}
+	out := pageCase{Name: c.Name, Title: c.Title, Peer: c.peer(), Remarks: c.remarks(), Variants: c.having(slices.Concat(columns, beside))}
 	figures := c.Figures()
 	for _, m := range plotted(figures) {
 		drawn, err := dotPlot(c, m, figures[m])
@@ -185,7 +186,7 @@ func (c *Case) shown() (pageCase, error) {
 		for _, v := range out.Variants {
 			line.Cells = append(line.Cells, cell(figures[m], v, a.scale))
 		}
-		line.Ratio, line.Span = ratioCells(m, figures[m])
+		line.Ratio, line.Span = ratioCells(m, figures[m], c.peer())
 		out.Rows = append(out.Rows, line)
 	}
 	return out, nil

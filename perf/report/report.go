@@ -90,6 +90,9 @@ const (
 	Ours          = "ours"
 	OursEncrypted = "ours-encrypted"
 	Peer          = "ztunnel"
+	// Envoy stands in the place of a waypoint, and there it is the peer; None is then
+	// the same mesh without a waypoint.
+	Envoy = "envoy"
 
 	HAProxy     = "haproxy"
 	HAProxyTLS  = "haproxy-tls"

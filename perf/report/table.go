@@ -16,7 +16,7 @@ const noisy = 0.05
 // columns are the variants in the order of the table, and beside them what is
 // no mesh, in a table of its own.
 var (
-	columns = []string{None, Ours, OursEncrypted, Peer}
+	columns = []string{None, Ours, OursEncrypted, Peer, Envoy}
 	beside  = []string{HAProxy, HAProxyTLS, Nginx, NginxTLS, WireGuardGo, WireGuard}
 )
 
@@ -44,13 +44,13 @@ func (c *Case) table(out io.Writer) error {
 	figures := c.Figures()
 	shown := c.having(columns)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\t%s\tunit\t%s/%s\t95 %%\t\n", strings.Join(shown, "\t"), Ours, Peer)
+	fmt.Fprintf(w, "\t%s\tunit\t%s/%s\t95 %%\t\n", strings.Join(shown, "\t"), Ours, c.peer())
 	for _, m := range inOrder(figures) {
 		cells := []string{metrics[m].title}
 		for _, v := range shown {
 			cells = append(cells, cell(figures[m], v, metrics[m].scale))
 		}
-		ratio, span := ratioCells(m, figures[m])
+		ratio, span := ratioCells(m, figures[m], c.peer())
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", strings.Join(cells, "\t"), metrics[m].unit, ratio, span)
 	}
 	if err := w.Flush(); err != nil {
@@ -111,10 +111,18 @@ func cell(by map[string]Figure, variant string, scale float64) string {
 	return text
 }
 
+// peer is the variant that ours is judged against in the case.
+func (c *Case) peer() string {
+	if len(c.having([]string{Envoy})) > 0 {
+		return Envoy
+	}
+	return Peer
+}
+
 // ratioCells are ours over the peer's, and its interval.
-func ratioCells(m Metric, by map[string]Figure) (ratio, span string) {
+func ratioCells(m Metric, by map[string]Figure, against string) (ratio, span string) {
 	ours, ok1 := by[Ours]
-	peer, ok2 := by[Peer]
+	peer, ok2 := by[against]
 	if !ok1 || !ok2 || metrics[m].informs {
 		return "", ""
 	}

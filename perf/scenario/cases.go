@@ -30,6 +30,8 @@ type scene struct {
 	ceiling report.Metric
 	// yardsticks says that plain proxies and VPNs are measured too.
 	yardsticks bool
+	// hop says that the sites are those of a waypoint; see hop.go.
+	hop bool
 }
 
 // depth says in which plans a case runs.
@@ -89,6 +91,7 @@ func scenes(plan report.Plan) []scene {
 		afterLoad(plan),
 		controlPlane(1000, plan, always), controlPlane(10000, plan, standard), controlPlane(50000, plan, standard),
 	}
+	all = append(hopScenes(plan), all...)
 	var out []scene
 	for _, s := range all {
 		if s.runs(plan) {
@@ -160,19 +163,24 @@ func most(w way, plan report.Plan, in depth) scene {
 		title:    fmt.Sprintf("Most requests a second between %s, %d connections, 1 KiB", w.title, connections),
 		variants: w.variants(), in: in, ceiling: report.Requests, yardsticks: w.name == across.name,
 		take: func(ctx context.Context, s *site, rep int) (*report.Sample, error) {
-			o, err := window(ctx, s, w, plan.Warm, plan.Window, load.Order{
+			return takeMost(ctx, s, w, rep, plan, load.Order{
 				Kind: load.Most, Address: s.address(w, load.WebPort), Connections: connections,
 			})
-			if err != nil {
-				return nil, err
-			}
-			out := o.sample(s, rep)
-			out.Latency = "" // of a closed loop it says how long the queue was, not how fast the mesh is
-			perRequest(out, o)
-			out.Values[report.Requests] = float64(o.done.Answers) / o.usage.Took.Seconds()
-			return out, nil
 		},
 	}
+}
+
+// takeMost takes a sample of as many requests as go through.
+func takeMost(ctx context.Context, s *site, w way, rep int, plan report.Plan, order load.Order) (*report.Sample, error) {
+	o, err := window(ctx, s, w, plan.Warm, plan.Window, order)
+	if err != nil {
+		return nil, err
+	}
+	out := o.sample(s, rep)
+	out.Latency = "" // of a closed loop it says how long the queue was, not how fast the mesh is
+	perRequest(out, o)
+	out.Values[report.Requests] = float64(o.done.Answers) / o.usage.Took.Seconds()
+	return out, nil
 }
 
 // rateWindow is long enough for 100 samples beyond the 99th percentile over all

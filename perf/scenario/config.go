@@ -20,6 +20,8 @@ type Config struct {
 	BinDir string
 	// Ztunnel is another ztunnel to measure in our place; empty means none.
 	Ztunnel string
+	// Envoy is the program to measure in the place of our waypoint; empty means none.
+	Envoy string
 	// App is the command that runs the programs of a pod: it takes --control.
 	App []string
 	// WireGuard is the command that runs peer.RunWireGuard: it takes --interface.
@@ -64,15 +66,18 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Plan.Repetitions < 1 || c.Plan.Window <= 0 {
 		return Config{}, fmt.Errorf("plan %+v: want repetitions and a window", c.Plan)
 	}
-	if c.Ztunnel != "" {
-		path, err := filepath.Abs(c.Ztunnel)
+	for _, p := range []*string{&c.Ztunnel, &c.Envoy} {
+		if *p == "" {
+			continue
+		}
+		path, err := filepath.Abs(*p)
 		if err != nil {
 			return Config{}, err
 		}
 		if info, err := os.Stat(path); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-			return Config{}, fmt.Errorf("%s is not a program: name a ztunnel that was built elsewhere", path)
+			return Config{}, fmt.Errorf("%s is not a program: name one that was built elsewhere", path)
 		}
-		c.Ztunnel = path
+		*p = path
 	}
 	if c.Progress == nil {
 		c.Progress = func(string) {}

@@ -25,7 +25,7 @@ func mustBuild(t *testing.T) (dir string) {
 	}
 	const ours, theirs = "github.com/ambit-mesh/ambit/", "github.com/containernetworking/plugins/plugins/"
 	cmd := exec.CommandContext(t.Context(), "go", append(args,
-		ours+"ztunnel/cmd/ztunnel", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
+		ours+"ztunnel/cmd/ztunnel", ours+"waypoint/cmd/waypoint", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
 		theirs+"main/bridge", theirs+"ipam/host-local")...)
 	cmd.Env = env
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -55,7 +55,7 @@ func allCases(t *testing.T, self, binDir string) {
 	r, err := Run(t.Context(), Config{
 		Name: name, BinDir: binDir, App: []string{self, "pod"}, WireGuard: []string{self, "wireguard"},
 		Plan:     report.Plan{Name: "test", Repetitions: 2, Warm: 50 * time.Millisecond, Window: 200 * time.Millisecond, Rest: 100 * time.Millisecond, Changes: 2},
-		Only:     []string{"memory/1000", "across/most", "across/rate/1000", "across/cold", "chain", "control/1000"},
+		Only:     []string{"memory/1000", "across/most", "across/rate/1000", "across/cold", "chain", "control/1000", "waypoint/"},
 		Progress: func(what string) { t.Log(what) },
 	})
 	if err != nil {
@@ -64,6 +64,7 @@ func allCases(t *testing.T, self, binDir string) {
 	want := map[string]report.Metric{
 		"memory/1000": report.PerConnection, "across/most": report.Requests, "across/rate/1000": report.CPUPer1000,
 		"across/cold": report.ColdP50, "chain/rate/100": report.CPUPer1000, "control/1000": report.ChangeP50,
+		"waypoint/most": report.Requests, "waypoint/rate/1000": report.CPUPer1000, "waypoint/grpc": report.Requests, "waypoint/memory": report.WithClients,
 	}
 	for _, c := range r.Cases {
 		figures := c.Figures()
@@ -75,7 +76,7 @@ func allCases(t *testing.T, self, binDir string) {
 	if len(want) > 0 {
 		t.Errorf("cases that have not run: %v", want)
 	}
-	if n := len(r.Case("across/most").Variants()) + len(r.Missing); n != len(yardsticks())+len(acrossVariants) {
+	if n := len(r.Case("across/most").Variants()) + len(r.Missing); n != len(yardsticks())+len(acrossVariants)+1 { // and Envoy
 		t.Errorf("%d variants or missing ones, want each yardstick to be one or the other: %+v", n, r.Missing)
 	}
 	left, err := filepath.Glob("/run/netns/" + name + "*")

@@ -16,8 +16,11 @@ import (
 const settled = time.Second
 
 // resident is the memory of all proxies between two nodes, in bytes.
-func (s *site) resident() (float64, error) {
-	proxies, err := s.proxies(across)
+func (s *site) resident() (float64, error) { return s.residentOn(across) }
+
+// residentOn is that of the proxies on a way.
+func (s *site) residentOn(w way) (float64, error) {
+	proxies, err := s.proxies(w)
 	if err != nil {
 		return 0, err
 	}

@@ -39,15 +39,15 @@ func Run(ctx context.Context, cfg Config) (_ *report.Report, err error) {
 	if err := raiseOpenFiles(); err != nil {
 		return nil, err
 	}
-	sites := map[string]*site{}
-	defer func() {
-		// Guests of another's lab first.
-		for _, s := range slices.SortedFunc(maps.Values(sites), func(a, b *site) int { return cmp.Compare(rank(a), rank(b)) }) {
-			err = errors.Join(err, s.close(ctx))
-		}
-	}()
+	sites, hops := map[string]*site{}, map[string]*site{}
+	defer func() { err = errors.Join(err, closeAll(ctx, sites), closeAll(ctx, hops)) }()
 	if err := buildSites(ctx, cfg, wanted, sites, r); err != nil {
 		return nil, err
+	}
+	if wantsHops(wanted) {
+		if err := buildHops(ctx, cfg, hops, r); err != nil {
+			return nil, err
+		}
 	}
 	for _, sc := range wanted {
 		if sc.needs != nil {
@@ -57,7 +57,11 @@ func Run(ctx context.Context, cfg Config) (_ *report.Report, err error) {
 			}
 		}
 		cfg.Progress(sc.name)
-		c, err := runScene(ctx, cfg, sc, sites)
+		where := sites
+		if sc.hop {
+			where = hops
+		}
+		c, err := runScene(ctx, cfg, sc, where)
 		r.Cases = append(r.Cases, c)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", sc.name, err)
@@ -65,6 +69,14 @@ func Run(ctx context.Context, cfg Config) (_ *report.Report, err error) {
 	}
 	r.Seconds = time.Since(r.Started).Seconds()
 	return r, nil
+}
+
+// closeAll removes sites, guests of another's lab first.
+func closeAll(ctx context.Context, sites map[string]*site) (err error) {
+	for _, s := range slices.SortedFunc(maps.Values(sites), func(a, b *site) int { return cmp.Compare(rank(a), rank(b)) }) {
+		err = errors.Join(err, s.close(ctx))
+	}
+	return err
 }
 
 // rank orders sites for their end.
@@ -130,7 +142,7 @@ func variantsOf(wanted []scene, cfg Config) []string {
 		if v == report.Peer && cfg.Ztunnel == "" {
 			continue
 		}
-		if slices.ContainsFunc(wanted, func(sc scene) bool { return slices.Contains(sc.variants, v) }) {
+		if slices.ContainsFunc(wanted, func(sc scene) bool { return !sc.hop && slices.Contains(sc.variants, v) }) {
 			out = append(out, v)
 		}
 	}

@@ -28,6 +28,8 @@ type site struct {
 	entries map[uint16]netip.AddrPort
 	// hops are the programs that carry bytes and are no ztunnels, one per node.
 	hops []*lab.Process
+	// waypoint is the one of hops that is one; see hop.go.
+	waypoint *lab.Waypoint
 }
 
 // way is a way through the mesh.

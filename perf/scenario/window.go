@@ -37,7 +37,7 @@ func window(ctx context.Context, s *site, w way, warm, length time.Duration, ord
 		}
 	}()
 	for _, o := range orders {
-		if o.Kind == load.Rate || o.Kind == load.Most || o.Kind == load.Churn {
+		if o.Kind == load.Rate || o.Kind == load.Most || o.Kind == load.Churn || o.Kind == load.Unary {
 			o.Warm, o.Window = warm, length+tail
 		}
 		r, err := client.Start(ctx, o)

@@ -16,6 +16,7 @@ type installFlags struct {
 	cluster     clusterFlags
 	values      valueFlags
 	output      string
+	parts       []string
 	showValues  bool
 	skipCRDs    bool
 	noWait      bool
@@ -53,6 +54,7 @@ usage, or the cluster cannot be reached; 130 interrupted.`,
 		Example: `  ambit install --set image.repository=registry.example.com/mesh
   ambit install -o yaml > ambit.yaml     for GitOps: all objects, nothing applied
   ambit install -o chart > ambit.tgz     for helm install
+  ambit install -o yaml --parts ztunnel  the proxy alone, beside parts of another mesh
   ambit install --show-values            what --set and --values can say`,
 		GroupID: groupCluster,
 		Args:    cobra.NoArgs,
@@ -60,6 +62,7 @@ usage, or the cluster cannot be reached; 130 interrupted.`,
 	}
 	f.add(cmd)
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "yaml: print all objects and apply none; chart: write the chart as a file for helm; neither asks a cluster")
+	cmd.Flags().StringSliceVar(&f.parts, "parts", nil, "with -o yaml: only the objects of these parts (istiod-lite, ztunnel, cni)")
 	cmd.Flags().BoolVar(&f.showValues, "show-values", false, "print the values that can be set, with their meaning")
 	return cmd
 }
@@ -113,10 +116,13 @@ func (f *installFlags) install(cmd *cobra.Command) error {
 		return err
 	}
 	o := install.Options{Version: version, Namespace: f.cluster.namespace, Values: values}
+	if len(f.parts) > 0 && f.output != "yaml" {
+		return errors.New("--parts goes with -o yaml: an installation has all parts")
+	}
 	switch f.output {
 	case "":
 	case "yaml":
-		return install.Print(cmd.OutOrStdout(), o, !f.skipCRDs)
+		return install.Print(cmd.OutOrStdout(), o, !f.skipCRDs, f.parts...)
 	case "chart":
 		return install.PackChart(cmd.OutOrStdout(), version, !f.skipCRDs)
 	default:

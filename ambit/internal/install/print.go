@@ -2,7 +2,10 @@ package install
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -22,12 +25,22 @@ func namespaceObject(name string) *unstructured.Unstructured {
 	}}
 }
 
+// nameLabel says which part an object belongs to.
+const nameLabel = "app.kubernetes.io/name"
+
 // Print writes all that an installation consists of as YAML documents, in the
-// order in which they have to be applied: for tools that apply files.
-func Print(w io.Writer, o Options, definitions bool) error {
+// order in which they have to be applied: for tools that apply files. When parts
+// are named (istiod-lite, ztunnel, cni), it writes only what belongs to them: for
+// a part that takes the place of its counterpart in another installation.
+func Print(w io.Writer, o Options, definitions bool, parts ...string) error {
 	rendered, err := Render(o)
 	if err != nil {
 		return err
+	}
+	if len(parts) > 0 {
+		if rendered.Objects, err = onlyParts(rendered.Objects, parts); err != nil {
+			return err
+		}
 	}
 	var out bytes.Buffer
 	write := func(object *unstructured.Unstructured) error {
@@ -59,4 +72,25 @@ func Print(w io.Writer, o Options, definitions bool) error {
 	}
 	_, err = w.Write(out.Bytes())
 	return err
+}
+
+// onlyParts keeps the objects of the parts of these names.
+func onlyParts(objects []*unstructured.Unstructured, parts []string) ([]*unstructured.Unstructured, error) {
+	var kept []*unstructured.Unstructured
+	var known []string
+	for _, object := range objects {
+		part := object.GetLabels()[nameLabel]
+		if !slices.Contains(known, part) {
+			known = append(known, part)
+		}
+		if slices.Contains(parts, part) {
+			kept = append(kept, object)
+		}
+	}
+	for _, part := range parts {
+		if !slices.Contains(known, part) {
+			return nil, fmt.Errorf("no part is called %q: want some of %s", part, strings.Join(known, ", "))
+		}
+	}
+	return kept, nil
 }

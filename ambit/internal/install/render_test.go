@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -121,7 +122,7 @@ func TestRights(t *testing.T) {
 }
 
 func TestPods(t *testing.T) {
-	r := render(t, `{"image":{"repository":"registry.test/m","tag":"t1"},"istiod":{"replicas":3},"cni":{"confMode":"chained","binDir":"/x/bin","excludeNamespaces":["a","b"]},"dnsCapture":false,
+	r := render(t, `{"image":{"repository":"registry.test/m","tag":"t1"},"istiod":{"replicas":3},"cni":{"confMode":"chained","probeMode":"snat","binDir":"/x/bin","excludeNamespaces":["a","b"]},"dnsCapture":false,
 		"global":{"rootNamespace":"policies","network":"n1"},"ztunnel":{"terminationGracePeriodSeconds":90,"env":{"RUST_LOG":"debug"}}}`)
 	istiod := find[*appsv1.Deployment](t, r, "Deployment", "istiod-lite")
 	ztunnel := find[*appsv1.DaemonSet](t, r, "DaemonSet", "ztunnel")
@@ -147,7 +148,7 @@ func TestPods(t *testing.T) {
 		t.Error("istiod-lite has privileges")
 	}
 	wantAll(t, "istiod-lite", pods["istiod-lite"].Containers[0].Args, "--root-namespace=policies", "--network=n1", "--taint=cni.istio.io/not-ready")
-	wantAll(t, "agent", pods["cni"].Containers[0].Args, "--conf-mode=chained", "--exclude-namespaces=a,b,mesh", "--dns-capture=never")
+	wantAll(t, "agent", pods["cni"].Containers[0].Args, "--conf-mode=chained", "--probe-mode=snat", "--exclude-namespaces=a,b,mesh", "--dns-capture=never")
 	var env []string
 	for _, e := range pods["ztunnel"].Containers[0].Env {
 		env = append(env, e.Name+"="+e.Value)
@@ -192,6 +193,7 @@ func TestRefusedOptions(t *testing.T) {
 		{"a value of another kind", Options{Values: map[string]any{"istiod": map[string]any{"replicas": "two"}}}, "replicas"},
 		{"a repository with a tag", Options{Values: map[string]any{"image": map[string]any{"repository": "a/b:c"}}}, "repository"},
 		{"a conf mode that does not exist", Options{Values: map[string]any{"cni": map[string]any{"confMode": "x"}}}, "confMode"},
+		{"a probe mode that does not exist", Options{Values: map[string]any{"cni": map[string]any{"probeMode": "x"}}}, "probeMode"},
 		{"an old cluster", Options{KubeVersion: "v1.28.3"}, "needs >=1.30.0"},
 		{"a cluster without a version", Options{KubeVersion: "new"}, "new"},
 	}
@@ -233,6 +235,35 @@ func TestPrint(t *testing.T) {
 	}
 	if rendered := render(t, "{}"); len(few) != len(rendered.Objects)+1 {
 		t.Errorf("%d objects printed, %d rendered", len(few), len(rendered.Objects))
+	}
+}
+
+// A part is printed alone, for an installation that has the others from elsewhere;
+// all parts together are the whole.
+func TestPrintParts(t *testing.T) {
+	o := Options{Version: "dev", Namespace: "mesh"}
+	sum := 0
+	for _, part := range []string{"istiod-lite", "ztunnel", "cni"} {
+		var out bytes.Buffer
+		if err := Print(&out, o, false, part); err != nil {
+			t.Fatal(err)
+		}
+		objects, err := ParseObjects(out.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, object := range objects[1:] {
+			if got := object.GetLabels()["app.kubernetes.io/name"]; got != part {
+				t.Errorf("%s: %s %s is of %q", part, object.GetKind(), object.GetName(), got)
+			}
+		}
+		sum += len(objects) - 1
+	}
+	if all := render(t, "{}"); sum != len(all.Objects) {
+		t.Errorf("%d objects in all parts, %d in the whole", sum, len(all.Objects))
+	}
+	if err := Print(io.Discard, o, false, "sidecar"); err == nil || !strings.Contains(err.Error(), "ztunnel") {
+		t.Errorf("an unknown part: %v, want the names of the known ones", err)
 	}
 }
 

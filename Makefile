@@ -62,9 +62,11 @@ perf: build ## the mesh measured on this machine, some 15 minutes; ZTUNNEL=/path
 perf-quick: build ## the same in 3 minutes
 	$(BIN)/ambit perf --plan quick --out $(BIN)/perf-quick.json --html $(BIN)/perf-quick.html $(addprefix --ztunnel ,$(ZTUNNEL))
 
-interop: build ## traffic with a real Rust ztunnel in place of ours: make interop ZTUNNEL=/path/to/ztunnel (root)
-	@[ -n "$(ZTUNNEL)" ] || { echo "say where it is: make interop ZTUNNEL=/path/to/ztunnel"; exit 2; }
-	$(BIN)/ambit demo --interop=$(ZTUNNEL)
+interop: build ## parts of Istio in place of ours: ZTUNNEL=/path/to/ztunnel here; PEERS=DIR on a real Kubernetes, with ztunnel, pilot-discovery, istioctl, istio-cni, install-cni in DIR (root)
+	@[ -n "$(ZTUNNEL)$(PEERS)" ] || { echo "say where they are: make interop ZTUNNEL=/path/to/ztunnel, or make interop PEERS=DIR with the programs ztunnel, pilot-discovery, istioctl, istio-cni and install-cni in DIR"; exit 2; }
+	[ -z "$(ZTUNNEL)" ] || $(BIN)/ambit demo --interop=$(ZTUNNEL)
+	[ -z "$(PEERS)" ] || $(MAKE) images ARCHS=$(shell $(GO) env GOARCH)
+	[ -z "$(PEERS)" ] || $(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit --peers '$(PEERS)' $(if $(ONLY),--only='$(ONLY)')
 
 e2e-deps: ## install the packages of the distribution that a lab's nodes are made of (root, Debian or Ubuntu)
 	apt-get install -y --no-install-recommends containerd runc nftables util-linux mount

@@ -251,6 +251,20 @@ func (p Pod) Do(ctx context.Context, req labapp.Request) (labapp.Reply, error) {
 	return r, err
 }
 
+// Begin starts a client in the pod and returns while it works. Whoever calls it closes
+// the session.
+func (p Pod) Begin(ctx context.Context, req labapp.Request) (*labapp.Session, error) {
+	socket, err := p.socket()
+	if err != nil {
+		return nil, err
+	}
+	session, err := labapp.Begin(ctx, socket, req)
+	if err != nil {
+		return nil, fmt.Errorf("%s from %v to %s: %w", req.Do, p, req.Address, err)
+	}
+	return session, nil
+}
+
 // Hello asks an HTTP server once and says who answered.
 func (p Pod) Hello(ctx context.Context, address string) (labapp.Hello, error) {
 	r, err := p.Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: address})

@@ -65,13 +65,9 @@ func (e *Env) LoadAtOnce(ctx context.Context, from Pod, to string) (*Load, error
 
 // begin starts any load.
 func (e *Env) begin(ctx context.Context, from Pod, req labapp.Request) (*Load, error) {
-	socket, err := from.socket()
+	session, err := from.Begin(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	session, err := labapp.Begin(ctx, socket, req)
-	if err != nil {
-		return nil, fmt.Errorf("load from %v: %w", from, err)
 	}
 	l := &Load{What: fmt.Sprintf("%v to %s", from, req.Address), start: time.Now(), session: session}
 	e.loads = append(e.loads, l)
@@ -183,13 +179,9 @@ const streamRate = 1 << 20
 
 // Stream begins to send bytes from a pod to the summing server at an address.
 func (e *Env) Stream(ctx context.Context, from Pod, to string) (*Stream, error) {
-	socket, err := from.socket()
+	session, err := from.Begin(ctx, labapp.Request{Do: labapp.DoUpload, Address: to, Rate: streamRate, Timeout: 20 * time.Second})
 	if err != nil {
 		return nil, err
-	}
-	session, err := labapp.Begin(ctx, socket, labapp.Request{Do: labapp.DoUpload, Address: to, Rate: streamRate, Timeout: 20 * time.Second})
-	if err != nil {
-		return nil, fmt.Errorf("stream from %v: %w", from, err)
 	}
 	e.Undo(func(context.Context) error {
 		if err := session.Close(); !errors.Is(err, net.ErrClosed) {

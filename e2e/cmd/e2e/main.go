@@ -24,6 +24,7 @@ import (
 // options are the flags.
 type options struct {
 	name, images, ambit, dir string
+	peers                    string
 	only                     *regexp.Regexp
 	repeat, nodes            int
 	keep, plain, verbose     bool
@@ -55,6 +56,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.images, "images", "dist/images", "directory of the components' image archives")
 	flags.StringVar(&o.ambit, "ambit", "bin/ambit", "the command ambit, which installs")
 	flags.StringVar(&o.dir, "failures", "e2e-failures", "where failed cases leave what they have seen")
+	flags.StringVar(&o.peers, "peers", "", "directory of Istio's programs: run the cases of meshes of mixed parts instead, see package interop")
 	flags.StringVar(&only, "only", "", "run the cases whose names match this expression")
 	flags.IntVar(&o.repeat, "repeat", 1, "run all of them so many times")
 	flags.BoolVar(&o.keep, "keep", false, "leave the cluster standing")
@@ -77,6 +79,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.peers != "" {
+		return runInterop(ctx, o, out)
+	}
 	chosen := cases.Matching(cases.All(), o.only)
 	if o.list {
 		for _, c := range chosen {
@@ -96,6 +101,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, c.Down(context.WithoutCancel(ctx))) }()
 	}
 	total, err := runAll(ctx, o, c, chosen, out)
+	return conclude(out, total, err)
+}
+
+// conclude writes the last line.
+func conclude(out io.Writer, total cases.Total, err error) error {
 	fmt.Fprintf(out, "%d passed, %d failed\n", total.Passed, total.Failed)
 	if err == nil && total.Failed > 0 {
 		err = errFailed
@@ -103,13 +113,19 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return err
 }
 
-// runAll installs, and runs the chosen cases as often as asked.
-func runAll(ctx context.Context, o options, c *cluster.Cluster, chosen []cases.Case, out io.Writer) (cases.Total, error) {
-	var total cases.Total
+// config says how cases are run.
+func (o options) config(c *cluster.Cluster, out io.Writer) cases.Config {
 	cfg := cases.Config{Cluster: c, Ambit: o.ambit, Out: out, Dir: o.dir}
 	if o.verbose {
 		cfg.Verbose = out
 	}
+	return cfg
+}
+
+// runAll installs, and runs the chosen cases as often as asked.
+func runAll(ctx context.Context, o options, c *cluster.Cluster, chosen []cases.Case, out io.Writer) (cases.Total, error) {
+	var total cases.Total
+	cfg := o.config(c, out)
 	for range o.repeat {
 		if o.plain {
 			var plain []cases.Case

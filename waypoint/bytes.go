@@ -2,6 +2,8 @@ package waypoint
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -20,11 +22,46 @@ func (w *Waypoint) serveBytes(ctx context.Context, c *caller, raw entry.Raw) {
 	f.rec.Protocol = report.TCP
 	ctx = f.enlist(ctx)
 	defer f.end()
-	if !f.carry(ctx, raw) {
+	raw, answer := f.findStream(ctx, raw)
+	if answer != nil {
+		f.rec.Flags, f.rec.Details = answer.Flag, answer.Details
+	}
+	if answer != nil || !f.carry(ctx, raw) {
 		entry.Break(raw)
 		return
 	}
 	raw.Close()
+}
+
+// findStream finds the route of a connection and chooses one of its backends. The
+// stream that it returns has all bytes, those that were looked at as well.
+func (f *flight) findStream(ctx context.Context, raw entry.Raw) (entry.Raw, *filter.Answer) {
+	routes := f.rules.Streams(f.c.target.port, f.c.id.Namespace)
+	if routes == nil {
+		return raw, nil
+	}
+	name := ""
+	if routes.AsksForName() {
+		var err error
+		if name, raw, err = entry.ServerName(ctx, raw); err != nil && !errors.Is(err, entry.ErrNoHello) {
+			return raw, &filter.Answer{Flag: "DPE", Details: err.Error()}
+		}
+		f.rec.Host = name
+	}
+	route := routes.Lookup(name)
+	if route == nil {
+		return raw, &filter.Answer{Flag: "NR", Details: "no route matches"}
+	}
+	f.rec.Route = route.Name
+	backend, ok := route.Pick(rand.Uint64N)
+	switch {
+	case !ok:
+		return raw, &filter.Answer{Flag: "NR", Details: "all backends have weight 0"}
+	case backend.Broken != "":
+		return raw, &filter.Answer{Flag: "NR", Details: backend.Broken}
+	}
+	f.backend = backend
+	return raw, nil
 }
 
 // carry decides about the connection and joins it with the endpoint. It returns

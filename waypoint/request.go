@@ -64,7 +64,7 @@ func (w *Waypoint) serveRequest(ctx context.Context, c *caller, x entry.Exchange
 		return f.answer(answer)
 	}
 	if e == nil {
-		return f.answer(&filter.Answer{Status: 500, Body: "no backend", Flag: "NR", Details: "the route names no backend"})
+		return f.answer(noBackend("the route names no backend"))
 	}
 	return f.exchange(ctx, e)
 }
@@ -134,15 +134,21 @@ func (f *flight) findRoute() *filter.Answer {
 	backend, ok := route.Pick(rand.Uint64N)
 	switch {
 	case !ok:
-		return &filter.Answer{Status: 500, Flag: "NR", Details: "all backends have weight 0"}
+		return noBackend("all backends have weight 0")
 	case backend.Broken != "":
-		return &filter.Answer{Status: 500, Flag: "NR", Details: backend.Broken}
+		return noBackend(backend.Broken)
 	}
 	f.backend = backend
 	if !backend.Chain.Empty() {
 		f.asked.Fields = append(message.Fields(nil), f.req.Fields...)
 	}
 	return nil
+}
+
+// noBackend is the answer where a route leads nowhere; gRPC calls it unavailable.
+// Source: Gateway API, backendRefs of HTTPRouteRule and of GRPCRouteRule.
+func noBackend(why string) *filter.Answer {
+	return &filter.Answer{Status: 500, Grpc: 14, Body: "no backend", Flag: "NR", Details: why}
 }
 
 // unbound is the answer for a service that has left this waypoint since the client

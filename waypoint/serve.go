@@ -27,7 +27,7 @@ func (w *Waypoint) handle(ctx context.Context, in *hbone.Incoming) {
 		_ = in.Refuse(status) // a caller that is gone needs no answer
 		return
 	}
-	what := carries(w.routes.Picture().Service(c.target.key).Protocol(c.target.port))
+	what := w.carriedTo(c)
 	in.Header = nil
 	stream, err := in.Accept(nil)
 	if err != nil {
@@ -39,6 +39,16 @@ func (w *Waypoint) handle(ctx context.Context, in *hbone.Incoming) {
 		Bytes:    func(ctx context.Context, raw entry.Raw) { w.serveBytes(ctx, c, raw) },
 		Farewell: &w.farewell,
 	})
+}
+
+// carriedTo is what a stream to a target carries: where there are routes of
+// connections, nobody looks for requests in them.
+func (w *Waypoint) carriedTo(c *caller) entry.Carries {
+	rules := w.routes.Picture().Service(c.target.key)
+	if rules.Streams(c.target.port, c.id.Namespace) != nil {
+		return entry.Bytes
+	}
+	return carries(rules.Protocol(c.target.port))
 }
 
 // admit finds out who calls and for what. Whether they may is decided request by

@@ -445,7 +445,7 @@ func get(ctx context.Context, c *http.Client, method, path string, headers ...st
 // records are the lines of the access log about requests that came to their end.
 func (w *world) records() []map[string]any {
 	var out []map[string]any
-	for _, e := range w.log.FilterMessage("request complete").All() {
+	for _, e := range w.log.FilterMessageSnippet(" complete").All() {
 		out = append(out, e.ContextMap())
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/kube"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
@@ -28,12 +29,7 @@ func statusOf(o model.Object) (ours, others []standing) {
 	var all []standing
 	switch o := o.(type) {
 	case *corev1.Service:
-		for _, c := range o.Status.Conditions {
-			all = append(all, standing{
-				Condition: model.Condition{Type: c.Type, True: c.Status == "True", Reason: c.Reason, Message: c.Message},
-				since:     c.LastTransitionTime.Time, generation: c.ObservedGeneration,
-			})
-		}
+		all = readMeta(o.Status.Conditions)
 	case *security.AuthorizationPolicy:
 		all = readConditions(o.Status.GetConditions())
 	case *security.PeerAuthentication:
@@ -41,6 +37,10 @@ func statusOf(o model.Object) (ours, others []standing) {
 	case *networking.WorkloadEntry:
 		all = readConditions(o.Status.GetConditions())
 	case *networking.ServiceEntry:
+		all = readConditions(o.Status.GetConditions())
+	case *networking.VirtualService:
+		all = readConditions(o.Status.GetConditions())
+	case *networking.DestinationRule:
 		all = readConditions(o.Status.GetConditions())
 	}
 	for _, c := range all {
@@ -53,7 +53,28 @@ func statusOf(o model.Object) (ours, others []standing) {
 	return ours, others
 }
 
-// readConditions reads those of custom kinds.
+// readMeta reads those of kinds that follow Kubernetes.
+func readMeta(conditions []metav1.Condition) []standing {
+	var all []standing
+	for _, c := range conditions {
+		all = append(all, standing{
+			Condition: model.Condition{Type: c.Type, True: c.Status == "True", Reason: c.Reason, Message: c.Message},
+			since:     c.LastTransitionTime.Time, generation: c.ObservedGeneration,
+		})
+	}
+	return all
+}
+
+// meta is the condition as kinds that follow Kubernetes have it.
+func (c standing) meta() metav1.Condition {
+	out := metav1.Condition{Type: c.Type, Status: "False", Reason: c.Reason, Message: c.Message, LastTransitionTime: metav1.NewTime(c.since), ObservedGeneration: c.generation}
+	if c.True {
+		out.Status = "True"
+	}
+	return out
+}
+
+// readConditions reads those of istio.io's kinds.
 func readConditions(conditions []*meta.IstioCondition) []standing {
 	var all []standing
 	for _, c := range conditions {

@@ -10,6 +10,7 @@
 //	secret.go      the CA's Secret: followed by all, made by the leader when there is none
 //	roots.go       ConfigMap istio-ca-root-cert in every namespace
 //	conditions.go  status conditions of what users wrote
+//	parents.go     the same of routes, for each parent
 //	addresses.go   addresses of ServiceEntries that have none of their own
 //	taint.go       the taint of a node goes when its CNI agent is Ready
 //

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -179,10 +180,7 @@ func (k *Keeper) lead(ctx context.Context) {
 	k.setQueue(queue)
 	defer k.setQueue(nil)
 	k.pool.clear()
-	for _, kind := range []model.Kind{
-		model.KindService, model.KindServiceEntry, model.KindWorkloadEntry,
-		model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindNode,
-	} {
+	for _, kind := range append([]model.Kind{model.KindServiceEntry, model.KindNode}, spokenAbout...) {
 		k.enqueue(k.deps.World.Keys(kind)...)
 	}
 	parts.Go(ctx, "keeper-roots", k.followRoots)
@@ -226,9 +224,12 @@ func (k *Keeper) Notice(events []model.Event, changes []model.Change) {
 		switch e.Key.Kind {
 		case model.KindPod:
 			k.noticePod(e)
-		case model.KindNamespace, model.KindNode, model.KindService, model.KindServiceEntry, model.KindWorkloadEntry,
-			model.KindAuthorizationPolicy, model.KindPeerAuthentication:
+		case model.KindNamespace, model.KindNode, model.KindServiceEntry:
 			k.enqueue(e.Key)
+		default:
+			if slices.Contains(spokenAbout, e.Key.Kind) {
+				k.enqueue(e.Key)
+			}
 		}
 	}
 	for _, c := range changes {
@@ -274,10 +275,21 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 			return err
 		}
 		return k.keepConditions(ctx, key)
-	case model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication:
+	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
+		return k.keepParents(ctx, key)
+	}
+	if slices.Contains(spokenAbout, key.Kind) {
 		return k.keepConditions(ctx, key)
 	}
 	return nil
+}
+
+// spokenAbout are the kinds whose status says what became of an object, and nothing
+// else that is ours.
+var spokenAbout = []model.Kind{
+	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication,
+	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute,
+	model.KindVirtualService, model.KindDestinationRule,
 }
 
 // wrote counts one write.

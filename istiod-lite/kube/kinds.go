@@ -72,6 +72,10 @@ func kinds() []*kind {
 		custom[networking.VirtualService, networking.VirtualServiceList](model.KindVirtualService, "networking.istio.io", networkingVersions(), "virtualservices"),
 		custom[networking.DestinationRule, networking.DestinationRuleList](model.KindDestinationRule, "networking.istio.io", networkingVersions(), "destinationrules"),
 		custom[gateway.HTTPRoute, gateway.HTTPRouteList](model.KindHTTPRoute, "gateway.networking.k8s.io", gatewayVersions(), "httproutes"),
+		custom[gateway.GRPCRoute, gateway.GRPCRouteList](model.KindGRPCRoute, "gateway.networking.k8s.io", []string{"v1"}, "grpcroutes"),
+		custom[gateway.TLSRoute, gateway.TLSRouteList](model.KindTLSRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha3"}, "tlsroutes"),
+		custom[gateway.TCPRoute, gateway.TCPRouteList](model.KindTCPRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, "tcproutes"),
+		custom[gateway.ReferenceGrant, gateway.ReferenceGrantList](model.KindReferenceGrant, "gateway.networking.k8s.io", gatewayVersions(), "referencegrants"),
 	}
 }
 

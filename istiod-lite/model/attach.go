@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	security "istio.io/client-go/pkg/apis/security/v1"
-	gateway "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // attachTo keeps what an object is attached to, or leads to, by target: from then on
@@ -107,54 +106,13 @@ func (m *Model) spread(d dirty) {
 
 // targetsOf are the objects that routes are about or lead to.
 func (m *Model) targetsOf(key Key) []Key {
-	s := m.space(key.Namespace)
-	switch key.Kind {
-	case KindHTTPRoute:
-		return routeTargets(s.httpRoutes[key.Name])
-	case KindVirtualService:
-		return m.virtualTargets(s.virtuals[key.Name])
+	if r, ok := m.route(key); ok {
+		return r.targets()
+	}
+	if key.Kind == KindVirtualService {
+		return m.virtualTargets(m.space(key.Namespace).virtuals[key.Name])
 	}
 	return nil
-}
-
-// routeTargets are the parents and backends of a route.
-func routeTargets(r *gateway.HTTPRoute) []Key {
-	if r == nil {
-		return nil
-	}
-	var all []Key
-	add := func(k Key) {
-		if k != (Key{}) {
-			all = append(all, k)
-		}
-	}
-	for _, ref := range r.Spec.ParentRefs {
-		add(parentOf(r.Namespace, ref))
-	}
-	backend := func(ref gateway.BackendObjectReference) {
-		namespace, kind, group := r.Namespace, "Service", ""
-		if ref.Namespace != nil {
-			namespace = string(*ref.Namespace)
-		}
-		if ref.Kind != nil {
-			kind = string(*ref.Kind)
-		}
-		if ref.Group != nil {
-			group = string(*ref.Group)
-		}
-		add(targetKey(group, kind, namespace, string(ref.Name)))
-	}
-	for _, rule := range r.Spec.Rules {
-		for _, b := range rule.BackendRefs {
-			backend(b.BackendObjectReference)
-		}
-		for _, f := range rule.Filters {
-			if f.RequestMirror != nil {
-				backend(f.RequestMirror.BackendRef)
-			}
-		}
-	}
-	return all
 }
 
 // policyTargets are the objects that a policy is attached to by name. Services and

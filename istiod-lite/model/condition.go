@@ -15,6 +15,8 @@ const (
 	ConditionDistribution = "TrafficDistributionAccepted"
 	ConditionAccepted     = "Accepted"
 	ConditionResolvedRefs = "ResolvedRefs"
+
+	ConditionPartlyInvalid = "PartiallyInvalid"
 )
 
 // Reasons of conditions.
@@ -37,7 +39,7 @@ const (
 // control plane writes.
 func IsOurCondition(name string) bool {
 	switch name {
-	case ConditionZtunnel, ConditionWaypoint, ConditionBound, ConditionDistribution, ConditionAccepted:
+	case ConditionZtunnel, ConditionWaypoint, ConditionBound, ConditionDistribution, ConditionAccepted, ConditionResolvedRefs, ConditionPartlyInvalid:
 		return true
 	}
 	return false

@@ -31,6 +31,10 @@ const (
 	KindServiceEntry        Kind = "ServiceEntry"
 	KindGateway             Kind = "Gateway"
 	KindHTTPRoute           Kind = "HTTPRoute"
+	KindGRPCRoute           Kind = "GRPCRoute"
+	KindTLSRoute            Kind = "TLSRoute"
+	KindTCPRoute            Kind = "TCPRoute"
+	KindReferenceGrant      Kind = "ReferenceGrant"
 	KindVirtualService      Kind = "VirtualService"
 	KindDestinationRule     Kind = "DestinationRule"
 	KindServiceProfile      Kind = "ServiceProfile"
@@ -164,6 +168,9 @@ func (c Change) String() string {
 
 // Condition is what the author of an object should know. It is comparable.
 type Condition struct {
+	// Parent is which of the object's parents it is about: the number in
+	// spec.parentRefs, from 1 on. Zero: it is about the object.
+	Parent  int
 	Type    string // such as ZtunnelAccepted
 	True    bool
 	Reason  string // one word
@@ -177,6 +184,9 @@ func (c Condition) String() string {
 		value = "True"
 	}
 	text := c.Type + "=" + value + " " + c.Reason
+	if c.Parent > 0 {
+		text = fmt.Sprintf("parentRefs[%d]: %s", c.Parent-1, text)
+	}
 	if c.Message != "" {
 		text += ": " + c.Message
 	}

@@ -187,19 +187,18 @@ func (m *Model) profileOf(service Key) *ServiceProfile {
 
 // virtualTables are the routes of a VirtualService: one table for all ports, or one
 // for each when its matches ask for ports.
-func (m *Model) virtualTables(v *networking.VirtualService, ports []servicePort) []*waypointapi.RouteTable {
+func (m *Model) virtualTables(v *networking.VirtualService, ports []servicePort) (tables []*waypointapi.RouteTable, streams []*waypointapi.StreamTable) {
 	resolve := m.hostResolver(v.Namespace)
 	if len(v.Spec.GetHttp()) == 0 {
-		return nil
+		return nil, nil
 	}
 	if !routes.NamesPorts(v) {
-		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, 0, resolve).Routes}}
+		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, 0, resolve).Routes}}, nil
 	}
-	var tables []*waypointapi.RouteTable
 	for _, p := range ports {
 		tables = append(tables, &waypointapi.RouteTable{InOrder: true, Ports: []uint32{p.number}, Routes: routes.Virtual(v, p.number, resolve).Routes})
 	}
-	return tables
+	return tables, nil
 }
 
 // hostResolver finds the destinations of VirtualServices of a namespace.
@@ -341,8 +340,8 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 	served := 0
 	for i, host := range v.Spec.GetHosts() {
 		why := m.withoutEffect(fmt.Sprintf("spec.hosts[%d]", i), v.Namespace, host, func(service Key, full string) string {
-			if len(m.httpRoutesOf(service)) > 0 {
-				return "the service has HTTPRoutes, which come first"
+			if m.hasRoutes(service) {
+				return "the service has routes of the Gateway API, which come first"
 			}
 			if first := m.virtualOf(service, full); first != v && first != nil {
 				return fmt.Sprintf("VirtualService %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
@@ -396,8 +395,8 @@ func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
 	}
 	why := m.withoutEffect("metadata.name", p.Namespace, p.Name, func(service Key, full string) string {
 		switch {
-		case len(m.httpRoutesOf(service)) > 0:
-			return "the service has HTTPRoutes, which come first"
+		case m.hasRoutes(service):
+			return "the service has routes of the Gateway API, which come first"
 		case m.virtualOf(service, full) != nil:
 			return "the service has a VirtualService, which comes first"
 		case m.profileOf(service) != p:

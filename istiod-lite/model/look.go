@@ -56,6 +56,14 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[gateway.Gateway, *gateway.Gateway](s.gateways)
 	case KindHTTPRoute:
 		return shelfOf[gateway.HTTPRoute, *gateway.HTTPRoute](s.httpRoutes)
+	case KindGRPCRoute:
+		return shelfOf[gateway.GRPCRoute, *gateway.GRPCRoute](s.grpcRoutes)
+	case KindTLSRoute:
+		return shelfOf[gateway.TLSRoute, *gateway.TLSRoute](s.tlsRoutes)
+	case KindTCPRoute:
+		return shelfOf[gateway.TCPRoute, *gateway.TCPRoute](s.tcpRoutes)
+	case KindReferenceGrant:
+		return shelfOf[gateway.ReferenceGrant, *gateway.ReferenceGrant](s.grants)
 	case KindVirtualService:
 		return shelfOf[networking.VirtualService, *networking.VirtualService](s.virtuals)
 	case KindDestinationRule:

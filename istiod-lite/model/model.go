@@ -71,6 +71,10 @@ type space struct {
 	serviceEntries map[string]*networking.ServiceEntry
 	gateways       map[string]*gateway.Gateway
 	httpRoutes     map[string]*gateway.HTTPRoute
+	grpcRoutes     map[string]*gateway.GRPCRoute
+	tlsRoutes      map[string]*gateway.TLSRoute
+	tcpRoutes      map[string]*gateway.TCPRoute
+	grants         map[string]*gateway.ReferenceGrant
 	virtuals       map[string]*networking.VirtualService
 	rules          map[string]*networking.DestinationRule
 	profiles       map[string]*ServiceProfile
@@ -168,8 +172,16 @@ func (m *Model) apply(e Event, d dirty) {
 		d.add(e.Key)
 		m.dependOnGateway(e.Key, d)
 	case KindHTTPRoute:
-		old, now := replace(s.httpRoutes, e)
-		m.attachTo(e.Key, routeTargets(old), routeTargets(now), d)
+		m.changeRoute(e, func() { replace(s.httpRoutes, e) }, d)
+	case KindGRPCRoute:
+		m.changeRoute(e, func() { replace(s.grpcRoutes, e) }, d)
+	case KindTLSRoute:
+		m.changeRoute(e, func() { replace(s.tlsRoutes, e) }, d)
+	case KindTCPRoute:
+		m.changeRoute(e, func() { replace(s.tcpRoutes, e) }, d)
+	case KindReferenceGrant:
+		replace(s.grants, e)
+		d.add(Key{Kind: kindGrants, Name: e.Key.Namespace})
 	case KindVirtualService:
 		old, now := replace(s.virtuals, e)
 		m.attachTo(e.Key, m.virtualTargets(old), m.virtualTargets(now), d)
@@ -196,6 +208,10 @@ func (m *Model) space(namespace string) *space {
 			serviceEntries: map[string]*networking.ServiceEntry{},
 			gateways:       map[string]*gateway.Gateway{},
 			httpRoutes:     map[string]*gateway.HTTPRoute{},
+			grpcRoutes:     map[string]*gateway.GRPCRoute{},
+			tlsRoutes:      map[string]*gateway.TLSRoute{},
+			tcpRoutes:      map[string]*gateway.TCPRoute{},
+			grants:         map[string]*gateway.ReferenceGrant{},
 			virtuals:       map[string]*networking.VirtualService{},
 			rules:          map[string]*networking.DestinationRule{},
 			profiles:       map[string]*ServiceProfile{},
@@ -292,9 +308,9 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 		if g := s.gateways[key.Name]; g != nil {
 			return m.fromGateway(g)
 		}
-	case KindHTTPRoute:
-		if r := s.httpRoutes[key.Name]; r != nil {
-			return nil, m.fromHTTPRoute(r)
+	case KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute:
+		if r, ok := m.route(key); ok {
+			return nil, m.fromRoute(r)
 		}
 	case KindVirtualService:
 		if v := s.virtuals[key.Name]; v != nil {

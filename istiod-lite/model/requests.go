@@ -2,15 +2,12 @@ package model
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"istio.io/api/annotation"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
@@ -39,7 +36,7 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 	if bound {
 		s.Waypoint = &waypointapi.ObjectName{Namespace: b.gateway.Namespace, Name: b.gateway.Name}
 		s.Policies = m.policiesOn(key, b.gateway)
-		s.Tables = m.routeTables(key, host, ports)
+		s.Tables, s.Streams = m.routeTables(key, host, ports)
 	}
 	for _, p := range ports {
 		s.Ports = append(s.Ports, &waypointapi.Port{Number: p.number, Protocol: p.app})
@@ -78,187 +75,6 @@ func (m *Model) classOf(waypoint Key) Key {
 		return Key{Kind: kindGatewayClass, Name: string(s.gateways[waypoint.Name].Spec.GatewayClassName)}
 	}
 	return Key{}
-}
-
-// routeTables are the routes of a service: those of HTTPRoutes, else of a
-// VirtualService, else of a ServiceProfile.
-func (m *Model) routeTables(service Key, host string, ports []servicePort) []*waypointapi.RouteTable {
-	if tables := m.httpTables(service); len(tables) > 0 {
-		return tables
-	}
-	if v := m.virtualOf(service, host); v != nil {
-		return m.virtualTables(v, ports)
-	}
-	if p := m.profileOf(service); p != nil {
-		result := routes.FromProfile(p.profile(), service.Namespace+"/"+host)
-		return []*waypointapi.RouteTable{{InOrder: true, Routes: result.Routes}}
-	}
-	return nil
-}
-
-// httpTables are the routes of HTTPRoutes: for each port that they name, and for the
-// clients of each namespace that has routes of its own for the service.
-func (m *Model) httpTables(service Key) []*waypointapi.RouteTable {
-	type where struct {
-		client string
-		port   uint32
-	}
-	tables := map[where]*waypointapi.RouteTable{}
-	for _, route := range m.httpRoutesOf(service) {
-		client := ""
-		if route.Namespace != service.Namespace {
-			client = route.Namespace // a consumer's route: for its own clients
-		}
-		result := routes.HTTP(route, m.resolverFor(route.Namespace))
-		for _, ref := range route.Spec.ParentRefs {
-			if parentOf(route.Namespace, ref) != service {
-				continue
-			}
-			at := where{client: client}
-			if ref.Port != nil {
-				at.port = uint32(*ref.Port)
-			}
-			t := tables[at]
-			if t == nil {
-				t = &waypointapi.RouteTable{ClientNamespace: client}
-				if at.port != 0 {
-					t.Ports = []uint32{at.port}
-				}
-				tables[at] = t
-			}
-			t.Routes = append(t.Routes, result.Routes...)
-		}
-	}
-	return slices.SortedFunc(maps.Values(tables), func(a, b *waypointapi.RouteTable) int {
-		return cmp.Or(cmp.Compare(a.ClientNamespace, b.ClientNamespace), slices.Compare(a.Ports, b.Ports))
-	})
-}
-
-// httpRoutesOf are the routes attached to a service, the oldest first: among equals
-// it wins. Source: Gateway API, HTTPRouteRule.
-func (m *Model) httpRoutesOf(service Key) []*gateway.HTTPRoute {
-	var all []*gateway.HTTPRoute
-	for key := range m.attached[service] {
-		if key.Kind != KindHTTPRoute {
-			continue
-		}
-		route := m.space(key.Namespace).httpRoutes[key.Name]
-		if slices.ContainsFunc(route.Spec.ParentRefs, func(r gateway.ParentReference) bool { return parentOf(route.Namespace, r) == service }) {
-			all = append(all, route)
-		}
-	}
-	slices.SortFunc(all, func(a, b *gateway.HTTPRoute) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	return all
-}
-
-// parentOf is the object that a route is attached to.
-func parentOf(namespace string, ref gateway.ParentReference) Key {
-	group, kind := gateway.GroupName, "Gateway"
-	if ref.Group != nil {
-		group = string(*ref.Group)
-	}
-	if ref.Kind != nil {
-		kind = string(*ref.Kind)
-	}
-	if ref.Namespace != nil {
-		namespace = string(*ref.Namespace)
-	}
-	return targetKey(group, kind, namespace, string(ref.Name))
-}
-
-// targetKey is the object that group, kind and name mean; the zero Key for kinds to
-// which nothing can be attached.
-func targetKey(group, kind, namespace, name string) Key {
-	switch group + "/" + kind {
-	case "/Service":
-		return Key{KindService, namespace, name}
-	case "networking.istio.io/ServiceEntry":
-		return Key{KindServiceEntry, namespace, name}
-	case gateway.GroupName + "/Gateway":
-		return Key{KindGateway, namespace, name}
-	case gateway.GroupName + "/GatewayClass":
-		return Key{Kind: kindGatewayClass, Name: name}
-	}
-	return Key{}
-}
-
-// resolverFor finds the backends of routes of a namespace.
-func (m *Model) resolverFor(from string) routes.Resolver {
-	return func(group, kind, namespace, name string, port uint32) routes.Backend {
-		problem := func(reason, format string, args ...any) routes.Backend {
-			return routes.Backend{Problem: routes.Problem{Reason: reason, Text: fmt.Sprintf(format, args...)}}
-		}
-		if group != "" || kind != "Service" {
-			return problem(routes.ReasonInvalidKind, "a backend of kind %s is not supported: want a Service", kind)
-		}
-		if namespace != from {
-			return problem(routes.ReasonNotPermitted, "service %s/%s is in another namespace, and no ReferenceGrant of it is read", namespace, name)
-		}
-		s := m.spaces[namespace]
-		if s == nil || s.services[name] == nil || !isServed(s.services[name]) {
-			return problem(routes.ReasonNotFound, "there is no service %s/%s", namespace, name)
-		}
-		service := s.services[name]
-		if port == 0 {
-			return problem(routes.ReasonNotFound, "names no port of service %s/%s", namespace, name)
-		}
-		if !slices.ContainsFunc(portsOf(service), func(p servicePort) bool { return p.number == port }) {
-			return problem(routes.ReasonNotFound, "service %s/%s has no port %d", namespace, name, port)
-		}
-		return routes.Backend{Service: m.serviceKey(service)}
-	}
-}
-
-// fromHTTPRoute says what becomes of a route.
-func (m *Model) fromHTTPRoute(r *gateway.HTTPRoute) []Condition {
-	result := routes.HTTP(r, m.resolverFor(r.Namespace))
-	accepted := Condition{Type: ConditionAccepted, True: true, Reason: ReasonAccepted}
-	if why := m.unattached(r); why != "" {
-		accepted = Condition{Type: ConditionAccepted, Reason: string(gateway.RouteReasonNoMatchingParent), Message: why}
-	} else if len(result.Problems) > 0 {
-		accepted = Condition{Type: ConditionAccepted, Reason: string(gateway.RouteReasonUnsupportedValue), Message: textsOf(result.Problems) + "; requests that match are answered 500"}
-	}
-	resolved := Condition{Type: ConditionResolvedRefs, True: true, Reason: string(gateway.RouteReasonResolvedRefs)}
-	if len(result.Unresolved) > 0 {
-		resolved = Condition{Type: ConditionResolvedRefs, Reason: result.Unresolved[0].Reason, Message: textsOf(result.Unresolved)}
-	}
-	return []Condition{accepted, resolved}
-}
-
-// textsOf joins problems for people.
-func textsOf(list []routes.Problem) string {
-	texts := make([]string, len(list))
-	for i, p := range list {
-		texts[i] = p.String()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// unattached says why a route has no effect; "" when it has.
-func (m *Model) unattached(r *gateway.HTTPRoute) string {
-	var why []string
-	for i, ref := range r.Spec.ParentRefs {
-		at := fmt.Sprintf("spec.parentRefs[%d]", i)
-		target := parentOf(r.Namespace, ref)
-		s := m.spaces[target.Namespace]
-		switch {
-		case target.Kind != KindService:
-			why = append(why, at+": only a Service can be a parent here")
-		case s == nil || s.services[target.Name] == nil:
-			why = append(why, fmt.Sprintf("%s: there is no service %s/%s", at, target.Namespace, target.Name))
-		default:
-			if _, ok := m.boundTo(&s.services[target.Name].ObjectMeta); ok {
-				return ""
-			}
-			why = append(why, fmt.Sprintf("%s: service %s/%s is bound to no waypoint, and nobody else follows routes: set the label istio.io/use-waypoint on it or its namespace", at, target.Namespace, target.Name))
-		}
-	}
-	if len(why) == 0 {
-		return "spec.parentRefs: missing"
-	}
-	return strings.Join(why, "; ")
 }
 
 // waypointAccount is the principal of a waypoint.
@@ -398,7 +214,7 @@ func (m *Model) isRequested(key Key, o *metav1.ObjectMeta) bool {
 	}
 	for _, target := range targets {
 		for on := range m.attached[target] {
-			if on.Kind != KindAuthorizationPolicy {
+			if on.Kind != KindAuthorizationPolicy && on.Kind != KindReferenceGrant {
 				return true
 			}
 		}

@@ -33,6 +33,7 @@ func sources() []source {
 			names: []string{
 				"authorizationpolicies.security.istio.io", "peerauthentications.security.istio.io",
 				"serviceentries.networking.istio.io", "workloadentries.networking.istio.io",
+				"virtualservices.networking.istio.io", "destinationrules.networking.istio.io",
 			},
 		},
 		{
@@ -40,6 +41,7 @@ func sources() []source {
 			names: []string{
 				"gatewayclasses.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io",
 				"httproutes.gateway.networking.k8s.io", "grpcroutes.gateway.networking.k8s.io",
+				"tlsroutes.gateway.networking.k8s.io", "tcproutes.gateway.networking.k8s.io",
 				"referencegrants.gateway.networking.k8s.io",
 			},
 		},

@@ -7,5 +7,6 @@
 //
 //	store.go    resources to pictures
 //	service.go  how requests of a service are treated
+//	streams.go  how connections are treated that are not HTTP
 //	policies.go which policies apply
 package config

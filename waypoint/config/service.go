@@ -23,6 +23,7 @@ type Service struct {
 
 	ports   map[uint16]port
 	tables  []*table
+	streams []*streams
 	traffic *waypointapi.Traffic
 	subsets map[string]*Subset
 }
@@ -60,6 +61,9 @@ type table struct {
 	routes          []*Route
 }
 
+// whose is the client's namespace and the ports that the table is for.
+func (t *table) whose() (clientNamespace string, ports []uint16) { return t.clientNamespace, t.ports }
+
 // Route is what happens to requests that match.
 type Route struct {
 	Name       string
@@ -68,7 +72,7 @@ type Route struct {
 	Timeout    time.Duration // zero: none
 	TryTimeout time.Duration // zero: none
 	Retry      *filter.Retry // nil: none
-	weight     uint64
+	shares     shares
 }
 
 // Backend is where a share of requests goes.
@@ -103,6 +107,13 @@ func compileService(m *waypointapi.Service) (*Service, error) {
 			return nil, fmt.Errorf("table %d: %w", i, err)
 		}
 		s.tables = append(s.tables, compiled)
+	}
+	for i, t := range m.GetStreams() {
+		compiled, err := compileStreams(t)
+		if err != nil {
+			return nil, fmt.Errorf("streams %d: %w", i, err)
+		}
+		s.streams = append(s.streams, compiled)
 	}
 	return s, nil
 }
@@ -143,8 +154,8 @@ func compileRoute(r *waypointapi.Route) (*Route, error) {
 			return nil, fmt.Errorf("backend %d: %w", i, err)
 		}
 		out.Backends = append(out.Backends, backend)
-		out.weight += uint64(backend.Weight)
 	}
+	out.shares = sharesOf(out.Backends)
 	return out, nil
 }
 
@@ -166,16 +177,32 @@ func CompileBackend(b *waypointapi.Backend) (Backend, error) {
 // Pick chooses a backend by weight, for one request. ok is false when none has
 // any.
 func (r *Route) Pick(rand func(n uint64) uint64) (b *Backend, ok bool) {
-	if r.weight == 0 {
+	return r.shares.pick(r.Backends, rand)
+}
+
+// shares is the sum of the weights of backends.
+type shares uint64
+
+// sharesOf adds them up.
+func sharesOf(all []Backend) (sum shares) {
+	for i := range all {
+		sum += shares(all[i].Weight)
+	}
+	return sum
+}
+
+// pick chooses one of all by weight. ok is false when none has any.
+func (s shares) pick(all []Backend, rand func(n uint64) uint64) (b *Backend, ok bool) {
+	if s == 0 {
 		return nil, false
 	}
-	n := rand(r.weight)
-	for i := range r.Backends {
-		if w := uint64(r.Backends[i].Weight); n < w {
-			return &r.Backends[i], true
-		} else {
-			n -= w
+	n := rand(uint64(s))
+	for i := range all {
+		w := uint64(all[i].Weight)
+		if n < w {
+			return &all[i], true
 		}
+		n -= w
 	}
 	return nil, false
 }
@@ -188,34 +215,40 @@ func (s *Service) Lookup(req *message.Request, number uint16, clientNamespace st
 	if t == nil {
 		return nil, 0, true
 	}
-	found, ok := t.compiled.Lookup(req)
+	found, ok := t.compiled.Lookup(req, clientNamespace)
 	if !ok {
 		return nil, 0, false
 	}
 	return t.routes[found.Route], found.Prefix, false
 }
 
-// table finds the routes of a client: of its own namespace before those of all,
-// and of the port before those of all ports.
+// table finds the routes of a client; nil when there are none.
 func (s *Service) table(number uint16, clientNamespace string) *table {
-	var best *table
+	t, _ := nearest(s.tables, number, clientNamespace)
+	return t
+}
+
+// nearest finds the routes of a client: of its own namespace before those of all,
+// and of the port before those of all ports.
+func nearest[T interface{ whose() (string, []uint16) }](all []T, number uint16, clientNamespace string) (best T, ok bool) {
 	score := -1
-	for _, t := range s.tables {
-		if t.clientNamespace != "" && t.clientNamespace != clientNamespace || len(t.ports) > 0 && !slices.Contains(t.ports, number) {
+	for _, t := range all {
+		client, ports := t.whose()
+		if client != "" && client != clientNamespace || len(ports) > 0 && !slices.Contains(ports, number) {
 			continue
 		}
 		n := 0
-		if t.clientNamespace != "" {
+		if client != "" {
 			n += 2
 		}
-		if len(t.ports) > 0 {
+		if len(ports) > 0 {
 			n++
 		}
 		if n > score {
 			best, score = t, n
 		}
 	}
-	return best
+	return best, score >= 0
 }
 
 // Protocol is what a port carries, as the users say.

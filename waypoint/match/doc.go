@@ -11,9 +11,11 @@
 //	text.go    comparisons of one string
 //	entry.go   one match of a route, and its rank
 //	table.go   the index
+//	streams.go routes of connections, by the server name of TLS
 //	pattern.go paths of policies, in segments
 //
 // Rank, where routes are not in order: exact path, then longest prefix, then
 // regular expression; then a method, the number of headers, the number of query
-// parameters; then the order of the table. Source: Gateway API, HTTPRouteRule.
+// parameters; then the order of the table. Source: Gateway API, HTTPRouteRule. Where a
+// match brings a precedence of its own, as those of gRPC do, it stands in place of the path.
 package match

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -12,9 +13,12 @@ import (
 
 // entry is one match of one route.
 type entry struct {
-	rank  int // smaller wins
-	route int
-	path  pathMatch
+	rank       int // smaller wins
+	route      int
+	precedence uint64 // more wins, where the table is not in order
+	path       pathMatch
+	// namespaces of clients; empty: all.
+	namespaces []string
 
 	method, authority, scheme *Text
 	headers, query            []named
@@ -47,7 +51,7 @@ type pathMatch struct {
 
 // compileEntry prepares a match.
 func compileEntry(m *waypointapi.RouteMatch, route int) (*entry, error) {
-	e := &entry{route: route}
+	e := &entry{route: route, precedence: m.GetPrecedence(), namespaces: m.GetClientNamespaces()}
 	var err error
 	if e.path, err = compilePath(m.GetPath()); err != nil {
 		return nil, fmt.Errorf("path: %w", err)
@@ -149,8 +153,8 @@ func (p *pathMatch) matches(path string) bool {
 }
 
 // holds compares everything.
-func (e *entry) holds(req *message.Request) bool {
-	return e.path.matches(req.Path) && e.rest(req)
+func (e *entry) holds(req *message.Request, clientNamespace string) bool {
+	return e.path.matches(req.Path) && (len(e.namespaces) == 0 || slices.Contains(e.namespaces, clientNamespace)) && e.rest(req)
 }
 
 // rest compares everything but the path.
@@ -216,7 +220,8 @@ func (n *named) holdsQuery(query string) bool {
 	return n.text.invert
 }
 
-// compare orders entries of a table that is not in order.
+// compare orders entries of a table that is not in order. Where there is a
+// precedence it says what a path would.
 func compare(a, b *entry) int {
 	sign := func(x, y int) int { return y - x } // more wins
 	flag := func(b bool) int {
@@ -235,16 +240,13 @@ func compare(a, b *entry) int {
 		}
 		return 1
 	}
-	for _, d := range []int{
-		sign(rankOf(&a.path), rankOf(&b.path)),
-		sign(len(a.path.want), len(b.path.want)),
+	byPath := []int{cmp.Compare(b.precedence, a.precedence)}
+	if a.precedence == 0 && b.precedence == 0 {
+		byPath = []int{sign(rankOf(&a.path), rankOf(&b.path)), sign(len(a.path.want), len(b.path.want))}
+	}
+	return cmp.Or(append(byPath,
 		sign(flag(a.method != nil), flag(b.method != nil)),
 		sign(len(a.headers), len(b.headers)),
 		sign(len(a.query), len(b.query)),
-	} {
-		if d != 0 {
-			return d
-		}
-	}
-	return 0
+	)...)
 }

@@ -94,7 +94,7 @@ func TestPrecedence(t *testing.T) {
 		{"authority", request("GET", "/host")},
 	}
 	for _, tt := range tests {
-		got, ok := table.Lookup(tt.req)
+		got, ok := table.Lookup(tt.req, "")
 		if !ok || routes[got.Route].Name != tt.want {
 			t.Errorf("%s %s %v takes %q, %v; want %q", tt.req.Method, tt.req.Target, tt.req.Fields, routes[got.Route].Name, ok, tt.want)
 		}
@@ -102,9 +102,9 @@ func TestPrecedence(t *testing.T) {
 }
 
 // scan is the naive oracle: every entry, in the order in which they win.
-func (t *Table) scan(req *message.Request) (Found, bool) {
+func (t *Table) scan(req *message.Request, clientNamespace string) (Found, bool) {
 	for _, e := range t.entries {
-		if e.holds(req) {
+		if e.holds(req, clientNamespace) {
 			f := Found{Route: e.route}
 			if e.path.kind == segmentPrefix || e.path.kind == textPrefix {
 				f.Prefix = len(e.path.want)
@@ -146,6 +146,12 @@ func TestIndexAgainstScan(t *testing.T) {
 			if r.IntN(4) == 0 {
 				m.Method = exactly("POST")
 			}
+			if r.IntN(4) == 0 {
+				m.Precedence = uint64(r.IntN(3))
+			}
+			if r.IntN(4) == 0 {
+				m.ClientNamespaces = []string{word(), word()}
+			}
 			table.Routes = append(table.Routes, &waypointapi.Route{Matches: []*waypointapi.RouteMatch{m}})
 		}
 		compiled, err := Compile(table)
@@ -154,8 +160,9 @@ func TestIndexAgainstScan(t *testing.T) {
 		}
 		for range 100 {
 			req := request([]string{"GET", "POST"}[r.IntN(2)], paths(), word()+"="+word(), word()+"="+word())
-			got, ok := compiled.Lookup(req)
-			want, found := compiled.scan(req)
+			namespace := word()
+			got, ok := compiled.Lookup(req, namespace)
+			want, found := compiled.scan(req, namespace)
 			if ok != found || got != want {
 				t.Fatalf("index %v %v, scan %v %v: %s %s %v in %v", got, ok, want, found, req.Method, req.Target, req.Fields, table)
 			}
@@ -215,11 +222,11 @@ func BenchmarkLookup(b *testing.B) {
 			b.Fatal(err)
 		}
 		req := request("GET", fmt.Sprintf("/api/service-%d/orders", n-1), "x-tenant=none")
-		for name, lookup := range map[string]func(*message.Request) (Found, bool){"index": t.Lookup, "scan": t.scan} {
+		for name, lookup := range map[string]func(*message.Request, string) (Found, bool){"index": t.Lookup, "scan": t.scan} {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					lookup(req)
+					lookup(req, "")
 				}
 			})
 		}

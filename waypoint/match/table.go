@@ -76,15 +76,17 @@ func (t *Table) index(e *entry) {
 	b.add(e)
 }
 
-// Lookup finds the route of a request. ok is false when none matches.
-func (t *Table) Lookup(req *message.Request) (f Found, ok bool) {
-	best := t.exact[req.Path].best(req, nil)
+// Lookup finds the route of a request of a client of that namespace. ok is false
+// when none matches.
+func (t *Table) Lookup(req *message.Request, clientNamespace string) (f Found, ok bool) {
+	asked := question{req, clientNamespace}
+	best := t.exact[req.Path].best(asked, nil)
 	for _, n := range t.lengths {
 		if n <= len(req.Path) {
-			best = t.prefixes[req.Path[:n]].best(req, best)
+			best = t.prefixes[req.Path[:n]].best(asked, best)
 		}
 	}
-	best = t.others.best(req, best)
+	best = t.others.best(asked, best)
 	if best == nil {
 		return Found{}, false
 	}
@@ -93,6 +95,12 @@ func (t *Table) Lookup(req *message.Request) (f Found, ok bool) {
 		f.Prefix = len(best.path.want)
 	}
 	return f, true
+}
+
+// question is what is looked up.
+type question struct {
+	req       *message.Request
+	namespace string // of the client
 }
 
 // bucket is the entries that one look-up finds.
@@ -125,26 +133,26 @@ func (b *bucket) add(e *entry) {
 }
 
 // best is the entry of the best rank that holds, or the one that was best.
-func (b *bucket) best(req *message.Request, best *entry) *entry {
+func (b *bucket) best(q question, best *entry) *entry {
 	if b == nil {
 		return best
 	}
-	best = first(b.plain, req, best)
+	best = first(b.plain, q, best)
 	for name, values := range b.byHeader {
-		for v := range req.Fields.Values(name) {
-			best = first(values[v], req, best)
+		for v := range q.req.Fields.Values(name) {
+			best = first(values[v], q, best)
 		}
 	}
 	return best
 }
 
 // first is the first of list that holds and is better than best.
-func first(list []*entry, req *message.Request, best *entry) *entry {
+func first(list []*entry, q question, best *entry) *entry {
 	for _, e := range list {
 		if best != nil && e.rank > best.rank {
 			break
 		}
-		if e.holds(req) {
+		if e.holds(q.req, q.namespace) {
 			return e
 		}
 	}

@@ -133,7 +133,7 @@ func (x Balancer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balancer_Kind.Descriptor instead.
 func (Balancer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // Service is how the requests of one service are treated. Resource name:
@@ -149,9 +149,12 @@ type Service struct {
 	Tables []*RouteTable `protobuf:"bytes,5,rep,name=tables,proto3" json:"tables,omitempty"`
 	// Names ("namespace/name") of policies that are attached to the service, its
 	// waypoint, or the class of its waypoint.
-	Policies      []string  `protobuf:"bytes,6,rep,name=policies,proto3" json:"policies,omitempty"`
-	Traffic       *Traffic  `protobuf:"bytes,7,opt,name=traffic,proto3" json:"traffic,omitempty"`
-	Subsets       []*Subset `protobuf:"bytes,8,rep,name=subsets,proto3" json:"subsets,omitempty"`
+	Policies []string  `protobuf:"bytes,6,rep,name=policies,proto3" json:"policies,omitempty"`
+	Traffic  *Traffic  `protobuf:"bytes,7,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	Subsets  []*Subset `protobuf:"bytes,8,rep,name=subsets,proto3" json:"subsets,omitempty"`
+	// Routes of connections whose bytes are passed on unread. On a port that has
+	// one, nothing looks for HTTP.
+	Streams       []*StreamTable `protobuf:"bytes,9,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +245,140 @@ func (x *Service) GetSubsets() []*Subset {
 	return nil
 }
 
+func (x *Service) GetStreams() []*StreamTable {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+// StreamTable is the routes of connections of some clients.
+type StreamTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RouteTable.
+	ClientNamespace string         `protobuf:"bytes,1,opt,name=client_namespace,json=clientNamespace,proto3" json:"client_namespace,omitempty"`
+	Ports           []uint32       `protobuf:"varint,2,rep,packed,name=ports,proto3" json:"ports,omitempty"`
+	Routes          []*StreamRoute `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *StreamTable) Reset() {
+	*x = StreamTable{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamTable) ProtoMessage() {}
+
+func (x *StreamTable) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamTable.ProtoReflect.Descriptor instead.
+func (*StreamTable) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StreamTable) GetClientNamespace() string {
+	if x != nil {
+		return x.ClientNamespace
+	}
+	return ""
+}
+
+func (x *StreamTable) GetPorts() []uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *StreamTable) GetRoutes() []*StreamRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// StreamRoute is where connections go. Of several that match, the one that names
+// more of the host counts, and the first among equals.
+type StreamRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For people: kind, namespace, name and rule.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The server name that TLS asks for is one of them; "*.example.com" is any name
+	// below. None: every connection.
+	Hostnames     []string   `protobuf:"bytes,2,rep,name=hostnames,proto3" json:"hostnames,omitempty"`
+	Backends      []*Backend `protobuf:"bytes,3,rep,name=backends,proto3" json:"backends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRoute) Reset() {
+	*x = StreamRoute{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRoute) ProtoMessage() {}
+
+func (x *StreamRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRoute.ProtoReflect.Descriptor instead.
+func (*StreamRoute) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StreamRoute) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StreamRoute) GetHostnames() []string {
+	if x != nil {
+		return x.Hostnames
+	}
+	return nil
+}
+
+func (x *StreamRoute) GetBackends() []*Backend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
 type ObjectName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -252,7 +389,7 @@ type ObjectName struct {
 
 func (x *ObjectName) Reset() {
 	*x = ObjectName{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +401,7 @@ func (x *ObjectName) String() string {
 func (*ObjectName) ProtoMessage() {}
 
 func (x *ObjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +414,7 @@ func (x *ObjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectName.ProtoReflect.Descriptor instead.
 func (*ObjectName) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{1}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ObjectName) GetNamespace() string {
@@ -306,7 +443,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +455,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +468,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{2}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Port) GetNumber() uint32 {
@@ -372,7 +509,7 @@ type RouteTable struct {
 
 func (x *RouteTable) Reset() {
 	*x = RouteTable{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +521,7 @@ func (x *RouteTable) String() string {
 func (*RouteTable) ProtoMessage() {}
 
 func (x *RouteTable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +534,7 @@ func (x *RouteTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteTable.ProtoReflect.Descriptor instead.
 func (*RouteTable) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{3}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RouteTable) GetClientNamespace() string {
@@ -441,13 +578,14 @@ type Route struct {
 	// Of one try.
 	TryTimeout    *durationpb.Duration `protobuf:"bytes,6,opt,name=try_timeout,json=tryTimeout,proto3" json:"try_timeout,omitempty"`
 	Retry         *Retry               `protobuf:"bytes,7,opt,name=retry,proto3" json:"retry,omitempty"`
+	Session       *Session             `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +597,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +610,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{4}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Route) GetName() string {
@@ -524,21 +662,115 @@ func (x *Route) GetRetry() *Retry {
 	return nil
 }
 
-type RouteMatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          *Path                  `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Method        *StringMatch           `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
-	Headers       []*NamedMatch          `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
-	Query         []*NamedMatch          `protobuf:"bytes,4,rep,name=query,proto3" json:"query,omitempty"`
-	Authority     *StringMatch           `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
-	Scheme        *StringMatch           `protobuf:"bytes,6,opt,name=scheme,proto3" json:"scheme,omitempty"`
+func (x *Route) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// Session keeps the requests of one client at one endpoint, by what its answers
+// carry and its requests bring back.
+type Session struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a cookie or a header.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It is a header; else a cookie.
+	Header bool `protobuf:"varint,2,opt,name=header,proto3" json:"header,omitempty"`
+	// Of cookies that are for a part of the paths; empty: all.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// From the first answer on; absent: no limit.
+	AbsoluteTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
+	// The cookie outlives the program that keeps it.
+	Permanent     bool `protobuf:"varint,5,opt,name=permanent,proto3" json:"permanent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Session) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Session) GetHeader() bool {
+	if x != nil {
+		return x.Header
+	}
+	return false
+}
+
+func (x *Session) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Session) GetAbsoluteTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.AbsoluteTimeout
+	}
+	return nil
+}
+
+func (x *Session) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
+type RouteMatch struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Path      *Path                  `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Method    *StringMatch           `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Headers   []*NamedMatch          `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	Query     []*NamedMatch          `protobuf:"bytes,4,rep,name=query,proto3" json:"query,omitempty"`
+	Authority *StringMatch           `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
+	Scheme    *StringMatch           `protobuf:"bytes,6,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// In a table that is not in order: more counts before everything else.
+	Precedence uint64 `protobuf:"varint,7,opt,name=precedence,proto3" json:"precedence,omitempty"`
+	// Namespaces of clients; none: all.
+	ClientNamespaces []string `protobuf:"bytes,8,rep,name=client_namespaces,json=clientNamespaces,proto3" json:"client_namespaces,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +782,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +795,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{5}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RouteMatch) GetPath() *Path {
@@ -608,6 +840,20 @@ func (x *RouteMatch) GetScheme() *StringMatch {
 	return nil
 }
 
+func (x *RouteMatch) GetPrecedence() uint64 {
+	if x != nil {
+		return x.Precedence
+	}
+	return 0
+}
+
+func (x *RouteMatch) GetClientNamespaces() []string {
+	if x != nil {
+		return x.ClientNamespaces
+	}
+	return nil
+}
+
 type Path struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -624,7 +870,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +882,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +895,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{6}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Path) GetKind() isPath_Kind {
@@ -751,7 +997,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +1009,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +1022,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{7}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StringMatch) GetKind() isStringMatch_Kind {
@@ -891,7 +1137,7 @@ type NamedMatch struct {
 
 func (x *NamedMatch) Reset() {
 	*x = NamedMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1149,7 @@ func (x *NamedMatch) String() string {
 func (*NamedMatch) ProtoMessage() {}
 
 func (x *NamedMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1162,7 @@ func (x *NamedMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedMatch.ProtoReflect.Descriptor instead.
 func (*NamedMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{8}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NamedMatch) GetName() string {
@@ -949,7 +1195,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1207,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1220,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{9}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Backend) GetService() string {
@@ -1039,7 +1285,7 @@ type Filter struct {
 
 func (x *Filter) Reset() {
 	*x = Filter{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1297,7 @@ func (x *Filter) String() string {
 func (*Filter) ProtoMessage() {}
 
 func (x *Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1310,7 @@ func (x *Filter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filter.ProtoReflect.Descriptor instead.
 func (*Filter) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Filter) GetKind() isFilter_Kind {
@@ -1224,7 +1470,7 @@ type HeaderChange struct {
 
 func (x *HeaderChange) Reset() {
 	*x = HeaderChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1482,7 @@ func (x *HeaderChange) String() string {
 func (*HeaderChange) ProtoMessage() {}
 
 func (x *HeaderChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1495,7 @@ func (x *HeaderChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderChange.ProtoReflect.Descriptor instead.
 func (*HeaderChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HeaderChange) GetSet() []*Header {
@@ -1283,7 +1529,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1541,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1554,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Header) GetName() string {
@@ -1339,7 +1585,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1597,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1610,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PathChange) GetKind() isPathChange_Kind {
@@ -1434,7 +1680,7 @@ type RegexChange struct {
 
 func (x *RegexChange) Reset() {
 	*x = RegexChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1692,7 @@ func (x *RegexChange) String() string {
 func (*RegexChange) ProtoMessage() {}
 
 func (x *RegexChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1705,7 @@ func (x *RegexChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegexChange.ProtoReflect.Descriptor instead.
 func (*RegexChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RegexChange) GetMatch() string {
@@ -1490,7 +1736,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1748,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1761,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -1563,7 +1809,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1821,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1834,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rewrite) GetHost() string {
@@ -1616,7 +1862,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1874,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1887,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -1674,7 +1920,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1932,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1945,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -1765,7 +2011,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +2023,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +2036,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fault) GetDelay() *durationpb.Duration {
@@ -1838,7 +2084,7 @@ type DirectAnswer struct {
 
 func (x *DirectAnswer) Reset() {
 	*x = DirectAnswer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2096,7 @@ func (x *DirectAnswer) String() string {
 func (*DirectAnswer) ProtoMessage() {}
 
 func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2109,7 @@ func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectAnswer.ProtoReflect.Descriptor instead.
 func (*DirectAnswer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DirectAnswer) GetStatus() uint32 {
@@ -1891,7 +2137,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2149,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2162,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RateLimit) GetRequests() uint32 {
@@ -1962,7 +2208,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2220,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2233,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2068,13 +2314,17 @@ type Traffic struct {
 	Limits   *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Version of HTTP towards endpoints, whatever the client speaks.
 	UpgradeToHttp2 bool `protobuf:"varint,4,opt,name=upgrade_to_http2,json=upgradeToHttp2,proto3" json:"upgrade_to_http2,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// In place of those of each route's retries.
+	RetryBudget *RetryBudget `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
+	// Of requests whose route has none.
+	Session       *Session `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2336,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2349,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Traffic) GetBalancer() *Balancer {
@@ -2130,6 +2380,91 @@ func (x *Traffic) GetUpgradeToHttp2() bool {
 	return false
 }
 
+func (x *Traffic) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
+func (x *Traffic) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// RetryBudget bounds the retries of all requests to a service.
+type RetryBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Retries per hundred requests of the interval.
+	Percent  uint32               `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// At least so many retries in so long.
+	MinCount      uint32               `protobuf:"varint,3,opt,name=min_count,json=minCount,proto3" json:"min_count,omitempty"`
+	MinInterval   *durationpb.Duration `protobuf:"bytes,4,opt,name=min_interval,json=minInterval,proto3" json:"min_interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RetryBudget) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *RetryBudget) GetMinCount() uint32 {
+	if x != nil {
+		return x.MinCount
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetMinInterval() *durationpb.Duration {
+	if x != nil {
+		return x.MinInterval
+	}
+	return nil
+}
+
 type Balancer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Balancer_Kind          `protobuf:"varint,1,opt,name=kind,proto3,enum=ambit.waypoint.v1.Balancer_Kind" json:"kind,omitempty"`
@@ -2140,7 +2475,7 @@ type Balancer struct {
 
 func (x *Balancer) Reset() {
 	*x = Balancer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2487,7 @@ func (x *Balancer) String() string {
 func (*Balancer) ProtoMessage() {}
 
 func (x *Balancer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2500,7 @@ func (x *Balancer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancer.ProtoReflect.Descriptor instead.
 func (*Balancer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Balancer) GetKind() Balancer_Kind {
@@ -2197,7 +2532,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2544,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2557,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HashKey) GetKind() isHashKey_Kind {
@@ -2307,7 +2642,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2654,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2667,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cookie) GetName() string {
@@ -2370,7 +2705,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2717,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2730,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Outlier) GetConsecutive_5Xx() uint32 {
@@ -2455,7 +2790,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2802,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2815,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -2543,7 +2878,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2890,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2903,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Subset) GetName() string {
@@ -2613,7 +2948,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2960,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2973,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Authorization) GetName() string {
@@ -2707,7 +3042,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +3054,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3067,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Rule) GetClauses() []*Clause {
@@ -2752,7 +3087,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +3099,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +3112,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -2798,7 +3133,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +3145,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +3158,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Match) GetConnection() *securityapi.Match {
@@ -2871,7 +3206,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3218,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3231,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RequestMatch) GetMethods() []*StringMatch {
@@ -3052,7 +3387,7 @@ type PathPattern struct {
 
 func (x *PathPattern) Reset() {
 	*x = PathPattern{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3399,7 @@ func (x *PathPattern) String() string {
 func (*PathPattern) ProtoMessage() {}
 
 func (x *PathPattern) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3412,7 @@ func (x *PathPattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathPattern.ProtoReflect.Descriptor instead.
 func (*PathPattern) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PathPattern) GetKind() isPathPattern_Kind {
@@ -3131,7 +3466,7 @@ type Segments struct {
 
 func (x *Segments) Reset() {
 	*x = Segments{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3478,7 @@ func (x *Segments) String() string {
 func (*Segments) ProtoMessage() {}
 
 func (x *Segments) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3491,7 @@ func (x *Segments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segments.ProtoReflect.Descriptor instead.
 func (*Segments) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Segments) GetSegments() []string {
@@ -3181,7 +3516,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3528,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3541,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Endpoint) GetUid() string {
@@ -3234,7 +3569,7 @@ var File_internal_meshapi_waypointapi_waypoint_proto protoreflect.FileDescriptor
 
 const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\n" +
-	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xeb\x02\n" +
+	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xa5\x03\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x129\n" +
@@ -3243,7 +3578,16 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\x06tables\x18\x05 \x03(\v2\x1d.ambit.waypoint.v1.RouteTableR\x06tables\x12\x1a\n" +
 	"\bpolicies\x18\x06 \x03(\tR\bpolicies\x124\n" +
 	"\atraffic\x18\a \x01(\v2\x1a.ambit.waypoint.v1.TrafficR\atraffic\x123\n" +
-	"\asubsets\x18\b \x03(\v2\x19.ambit.waypoint.v1.SubsetR\asubsets\">\n" +
+	"\asubsets\x18\b \x03(\v2\x19.ambit.waypoint.v1.SubsetR\asubsets\x128\n" +
+	"\astreams\x18\t \x03(\v2\x1e.ambit.waypoint.v1.StreamTableR\astreams\"\x86\x01\n" +
+	"\vStreamTable\x12)\n" +
+	"\x10client_namespace\x18\x01 \x01(\tR\x0fclientNamespace\x12\x14\n" +
+	"\x05ports\x18\x02 \x03(\rR\x05ports\x126\n" +
+	"\x06routes\x18\x03 \x03(\v2\x1e.ambit.waypoint.v1.StreamRouteR\x06routes\"w\n" +
+	"\vStreamRoute\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\thostnames\x18\x02 \x03(\tR\thostnames\x126\n" +
+	"\bbackends\x18\x03 \x03(\v2\x1a.ambit.waypoint.v1.BackendR\bbackends\">\n" +
 	"\n" +
 	"ObjectName\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3257,7 +3601,7 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\x10client_namespace\x18\x01 \x01(\tR\x0fclientNamespace\x12\x14\n" +
 	"\x05ports\x18\x02 \x03(\rR\x05ports\x12\x19\n" +
 	"\bin_order\x18\x03 \x01(\bR\ainOrder\x120\n" +
-	"\x06routes\x18\x04 \x03(\v2\x18.ambit.waypoint.v1.RouteR\x06routes\"\xe2\x02\n" +
+	"\x06routes\x18\x04 \x03(\v2\x18.ambit.waypoint.v1.RouteR\x06routes\"\x98\x03\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x127\n" +
 	"\amatches\x18\x02 \x03(\v2\x1d.ambit.waypoint.v1.RouteMatchR\amatches\x123\n" +
@@ -3266,7 +3610,14 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12:\n" +
 	"\vtry_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"tryTimeout\x12.\n" +
-	"\x05retry\x18\a \x01(\v2\x18.ambit.waypoint.v1.RetryR\x05retry\"\xd5\x02\n" +
+	"\x05retry\x18\a \x01(\v2\x18.ambit.waypoint.v1.RetryR\x05retry\x124\n" +
+	"\asession\x18\b \x01(\v2\x1a.ambit.waypoint.v1.SessionR\asession\"\xad\x01\n" +
+	"\aSession\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06header\x18\x02 \x01(\bR\x06header\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12D\n" +
+	"\x10absolute_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fabsoluteTimeout\x12\x1c\n" +
+	"\tpermanent\x18\x05 \x01(\bR\tpermanent\"\xa2\x03\n" +
 	"\n" +
 	"RouteMatch\x12+\n" +
 	"\x04path\x18\x01 \x01(\v2\x17.ambit.waypoint.v1.PathR\x04path\x126\n" +
@@ -3274,7 +3625,11 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\aheaders\x18\x03 \x03(\v2\x1d.ambit.waypoint.v1.NamedMatchR\aheaders\x123\n" +
 	"\x05query\x18\x04 \x03(\v2\x1d.ambit.waypoint.v1.NamedMatchR\x05query\x12<\n" +
 	"\tauthority\x18\x05 \x01(\v2\x1e.ambit.waypoint.v1.StringMatchR\tauthority\x126\n" +
-	"\x06scheme\x18\x06 \x01(\v2\x1e.ambit.waypoint.v1.StringMatchR\x06scheme\"\x9c\x01\n" +
+	"\x06scheme\x18\x06 \x01(\v2\x1e.ambit.waypoint.v1.StringMatchR\x06scheme\x12\x1e\n" +
+	"\n" +
+	"precedence\x18\a \x01(\x04R\n" +
+	"precedence\x12+\n" +
+	"\x11client_namespaces\x18\b \x03(\tR\x10clientNamespaces\"\x9c\x01\n" +
 	"\x04Path\x12\x16\n" +
 	"\x05exact\x18\x01 \x01(\tH\x00R\x05exact\x12\x18\n" +
 	"\x06prefix\x18\x02 \x01(\tH\x00R\x06prefix\x12!\n" +
@@ -3378,12 +3733,19 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\abackoff\x18\b \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12%\n" +
 	"\x0ebudget_percent\x18\t \x01(\rR\rbudgetPercent\x12*\n" +
 	"\x11budget_per_second\x18\n" +
-	" \x01(\rR\x0fbudgetPerSecond\"\xd5\x01\n" +
+	" \x01(\rR\x0fbudgetPerSecond\"\xce\x02\n" +
 	"\aTraffic\x127\n" +
 	"\bbalancer\x18\x01 \x01(\v2\x1b.ambit.waypoint.v1.BalancerR\bbalancer\x124\n" +
 	"\aoutlier\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.OutlierR\aoutlier\x121\n" +
 	"\x06limits\x18\x03 \x01(\v2\x19.ambit.waypoint.v1.LimitsR\x06limits\x12(\n" +
-	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\"\xce\x01\n" +
+	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\x12A\n" +
+	"\fretry_budget\x18\x05 \x01(\v2\x1e.ambit.waypoint.v1.RetryBudgetR\vretryBudget\x124\n" +
+	"\asession\x18\x06 \x01(\v2\x1a.ambit.waypoint.v1.SessionR\asession\"\xb9\x01\n" +
+	"\vRetryBudget\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
+	"\tmin_count\x18\x03 \x01(\rR\bminCount\x12<\n" +
+	"\fmin_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vminInterval\"\xce\x01\n" +
 	"\bBalancer\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .ambit.waypoint.v1.Balancer.KindR\x04kind\x12.\n" +
 	"\x04hash\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.HashKeyR\x04hash\"\\\n" +
@@ -3503,147 +3865,160 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(Action)(0),                    // 0: ambit.waypoint.v1.Action
 	(Balancer_Kind)(0),             // 1: ambit.waypoint.v1.Balancer.Kind
 	(*Service)(nil),                // 2: ambit.waypoint.v1.Service
-	(*ObjectName)(nil),             // 3: ambit.waypoint.v1.ObjectName
-	(*Port)(nil),                   // 4: ambit.waypoint.v1.Port
-	(*RouteTable)(nil),             // 5: ambit.waypoint.v1.RouteTable
-	(*Route)(nil),                  // 6: ambit.waypoint.v1.Route
-	(*RouteMatch)(nil),             // 7: ambit.waypoint.v1.RouteMatch
-	(*Path)(nil),                   // 8: ambit.waypoint.v1.Path
-	(*StringMatch)(nil),            // 9: ambit.waypoint.v1.StringMatch
-	(*NamedMatch)(nil),             // 10: ambit.waypoint.v1.NamedMatch
-	(*Backend)(nil),                // 11: ambit.waypoint.v1.Backend
-	(*Filter)(nil),                 // 12: ambit.waypoint.v1.Filter
-	(*HeaderChange)(nil),           // 13: ambit.waypoint.v1.HeaderChange
-	(*Header)(nil),                 // 14: ambit.waypoint.v1.Header
-	(*PathChange)(nil),             // 15: ambit.waypoint.v1.PathChange
-	(*RegexChange)(nil),            // 16: ambit.waypoint.v1.RegexChange
-	(*Redirect)(nil),               // 17: ambit.waypoint.v1.Redirect
-	(*Rewrite)(nil),                // 18: ambit.waypoint.v1.Rewrite
-	(*Mirror)(nil),                 // 19: ambit.waypoint.v1.Mirror
-	(*Cors)(nil),                   // 20: ambit.waypoint.v1.Cors
-	(*Fault)(nil),                  // 21: ambit.waypoint.v1.Fault
-	(*DirectAnswer)(nil),           // 22: ambit.waypoint.v1.DirectAnswer
-	(*RateLimit)(nil),              // 23: ambit.waypoint.v1.RateLimit
-	(*Retry)(nil),                  // 24: ambit.waypoint.v1.Retry
-	(*Traffic)(nil),                // 25: ambit.waypoint.v1.Traffic
-	(*Balancer)(nil),               // 26: ambit.waypoint.v1.Balancer
-	(*HashKey)(nil),                // 27: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 28: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 29: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 30: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 31: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 32: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 33: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 34: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 35: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 36: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 37: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 38: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 39: ambit.waypoint.v1.Endpoint
-	nil,                            // 40: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 41: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 42: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 43: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 44: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 45: istio.security.Scope
-	(*securityapi.Match)(nil),      // 46: istio.security.Match
-	(*securityapi.Address)(nil),    // 47: istio.security.Address
+	(*StreamTable)(nil),            // 3: ambit.waypoint.v1.StreamTable
+	(*StreamRoute)(nil),            // 4: ambit.waypoint.v1.StreamRoute
+	(*ObjectName)(nil),             // 5: ambit.waypoint.v1.ObjectName
+	(*Port)(nil),                   // 6: ambit.waypoint.v1.Port
+	(*RouteTable)(nil),             // 7: ambit.waypoint.v1.RouteTable
+	(*Route)(nil),                  // 8: ambit.waypoint.v1.Route
+	(*Session)(nil),                // 9: ambit.waypoint.v1.Session
+	(*RouteMatch)(nil),             // 10: ambit.waypoint.v1.RouteMatch
+	(*Path)(nil),                   // 11: ambit.waypoint.v1.Path
+	(*StringMatch)(nil),            // 12: ambit.waypoint.v1.StringMatch
+	(*NamedMatch)(nil),             // 13: ambit.waypoint.v1.NamedMatch
+	(*Backend)(nil),                // 14: ambit.waypoint.v1.Backend
+	(*Filter)(nil),                 // 15: ambit.waypoint.v1.Filter
+	(*HeaderChange)(nil),           // 16: ambit.waypoint.v1.HeaderChange
+	(*Header)(nil),                 // 17: ambit.waypoint.v1.Header
+	(*PathChange)(nil),             // 18: ambit.waypoint.v1.PathChange
+	(*RegexChange)(nil),            // 19: ambit.waypoint.v1.RegexChange
+	(*Redirect)(nil),               // 20: ambit.waypoint.v1.Redirect
+	(*Rewrite)(nil),                // 21: ambit.waypoint.v1.Rewrite
+	(*Mirror)(nil),                 // 22: ambit.waypoint.v1.Mirror
+	(*Cors)(nil),                   // 23: ambit.waypoint.v1.Cors
+	(*Fault)(nil),                  // 24: ambit.waypoint.v1.Fault
+	(*DirectAnswer)(nil),           // 25: ambit.waypoint.v1.DirectAnswer
+	(*RateLimit)(nil),              // 26: ambit.waypoint.v1.RateLimit
+	(*Retry)(nil),                  // 27: ambit.waypoint.v1.Retry
+	(*Traffic)(nil),                // 28: ambit.waypoint.v1.Traffic
+	(*RetryBudget)(nil),            // 29: ambit.waypoint.v1.RetryBudget
+	(*Balancer)(nil),               // 30: ambit.waypoint.v1.Balancer
+	(*HashKey)(nil),                // 31: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 32: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 33: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 34: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 35: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 36: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 37: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 38: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 39: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 40: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 41: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 42: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 43: ambit.waypoint.v1.Endpoint
+	nil,                            // 44: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 45: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 46: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 48: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 49: istio.security.Scope
+	(*securityapi.Match)(nil),      // 50: istio.security.Match
+	(*securityapi.Address)(nil),    // 51: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
-	3,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	4,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
-	5,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	25, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	31, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
-	42, // 5: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	25, // 6: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	6,  // 7: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	7,  // 8: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	12, // 9: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	11, // 10: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	43, // 11: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	43, // 12: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	24, // 13: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	8,  // 14: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	9,  // 15: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	10, // 16: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	10, // 17: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	9,  // 18: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 19: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 20: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 21: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	13, // 22: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	13, // 23: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	17, // 24: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	18, // 25: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	19, // 26: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	20, // 27: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	21, // 28: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	22, // 29: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	23, // 30: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	14, // 31: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	14, // 32: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	16, // 33: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	15, // 34: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	15, // 35: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	11, // 36: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	9,  // 37: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	43, // 38: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	43, // 39: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	44, // 40: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	43, // 41: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	43, // 42: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	26, // 43: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	29, // 44: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	30, // 45: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	1,  // 46: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	27, // 47: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	28, // 48: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	43, // 49: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	43, // 50: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	43, // 51: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	43, // 52: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	43, // 53: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	40, // 54: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	25, // 55: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	45, // 56: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	0,  // 57: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	33, // 58: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	34, // 59: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	35, // 60: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	46, // 61: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	36, // 62: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	9,  // 63: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 64: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	37, // 65: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	37, // 66: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	9,  // 67: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 68: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 69: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 70: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	47, // 71: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	47, // 72: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	9,  // 73: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 74: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 75: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 76: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 77: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 78: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 79: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 80: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	9,  // 81: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	38, // 82: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	41, // 83: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	84, // [84:84] is the sub-list for method output_type
-	84, // [84:84] is the sub-list for method input_type
-	84, // [84:84] is the sub-list for extension type_name
-	84, // [84:84] is the sub-list for extension extendee
-	0,  // [0:84] is the sub-list for field type_name
+	5,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	6,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
+	7,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
+	28, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	35, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	3,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
+	4,  // 6: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	14, // 7: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	46, // 8: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	28, // 9: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	8,  // 10: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	10, // 11: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	15, // 12: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	14, // 13: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	47, // 14: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	47, // 15: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	27, // 16: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	9,  // 17: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	47, // 18: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	11, // 19: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	12, // 20: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 21: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	13, // 22: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	12, // 23: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 24: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 25: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	15, // 26: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	16, // 27: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	16, // 28: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	20, // 29: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	21, // 30: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	22, // 31: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	23, // 32: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	24, // 33: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	25, // 34: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	26, // 35: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	17, // 36: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	17, // 37: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	19, // 38: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	18, // 39: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	18, // 40: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	14, // 41: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	12, // 42: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	47, // 43: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	47, // 44: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	48, // 45: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	47, // 46: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	47, // 47: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	30, // 48: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	33, // 49: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	34, // 50: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	29, // 51: ambit.waypoint.v1.Traffic.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	9,  // 52: ambit.waypoint.v1.Traffic.session:type_name -> ambit.waypoint.v1.Session
+	47, // 53: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	47, // 54: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	1,  // 55: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	31, // 56: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	32, // 57: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	47, // 58: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	47, // 59: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	47, // 60: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	47, // 61: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	47, // 62: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	44, // 63: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	28, // 64: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	49, // 65: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	0,  // 66: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	37, // 67: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	38, // 68: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	39, // 69: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	50, // 70: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	40, // 71: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	12, // 72: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 73: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	41, // 74: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	41, // 75: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	12, // 76: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 77: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 78: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 79: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	51, // 80: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	51, // 81: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	12, // 82: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 83: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 84: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 85: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 86: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 87: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 88: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 89: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	12, // 90: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	42, // 91: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	45, // 92: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	93, // [93:93] is the sub-list for method output_type
+	93, // [93:93] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -3651,20 +4026,20 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 	if File_internal_meshapi_waypointapi_waypoint_proto != nil {
 		return
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9].OneofWrappers = []any{
 		(*Path_Exact)(nil),
 		(*Path_Prefix)(nil),
 		(*Path_TextPrefix)(nil),
 		(*Path_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Suffix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13].OneofWrappers = []any{
 		(*Filter_RequestHeaders)(nil),
 		(*Filter_ResponseHeaders)(nil),
 		(*Filter_Redirect)(nil),
@@ -3675,18 +4050,18 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		(*Filter_Answer)(nil),
 		(*Filter_RateLimit)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16].OneofWrappers = []any{
 		(*PathChange_Full)(nil),
 		(*PathChange_Prefix)(nil),
 		(*PathChange_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29].OneofWrappers = []any{
 		(*HashKey_Header)(nil),
 		(*HashKey_Query)(nil),
 		(*HashKey_SourceIp)(nil),
 		(*HashKey_Cookie)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39].OneofWrappers = []any{
 		(*PathPattern_Text)(nil),
 		(*PathPattern_Segments)(nil),
 	}
@@ -3696,7 +4071,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

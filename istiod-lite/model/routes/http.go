@@ -15,18 +15,17 @@ func HTTP(r *gateway.HTTPRoute, resolve Resolver) Result {
 	c := &converter{namespace: r.Namespace, resolve: resolve}
 	for i := range r.Spec.Rules {
 		path := fmt.Sprintf("spec.rules[%d]", i)
-		name := fmt.Sprintf("HTTPRoute %s/%s[%d]", r.Namespace, r.Name, i)
-		c.Routes = append(c.Routes, c.httpRule(path, name, &r.Spec.Rules[i]))
+		c.begin()
+		c.Routes = append(c.Routes, c.httpRule(path, ruleName("HTTPRoute", &r.ObjectMeta, i, r.Spec.Rules[i].Name), &r.Spec.Rules[i]))
+		c.end(len(r.Spec.Rules))
 	}
+	c.ignoreHostnames(r.Spec.Hostnames)
 	return c.Result
 }
 
 // httpRule translates one rule.
 func (c *converter) httpRule(path, name string, rule *gateway.HTTPRouteRule) *waypointapi.Route {
 	out := &waypointapi.Route{Name: name}
-	if rule.Name != nil {
-		out.Name += " " + string(*rule.Name)
-	}
 	for i := range rule.Matches {
 		out.Matches = append(out.Matches, c.httpMatch(fmt.Sprintf("%s.matches[%d]", path, i), &rule.Matches[i]))
 	}
@@ -47,11 +46,48 @@ func (c *converter) httpRule(path, name string, rule *gateway.HTTPRouteRule) *wa
 		out.TryTimeout = c.duration(path+".timeouts.backendRequest", t.BackendRequest)
 	}
 	out.Retry = c.retry(path+".retry", rule.Retry)
-	if rule.SessionPersistence != nil {
-		c.problem(path+".sessionPersistence", "is not supported: use a DestinationRule with consistentHash")
-		out.Filters = append(out.Filters, broken())
+	out.Filters = append(out.Filters, c.noSession(path, rule.SessionPersistence)...)
+	if c.contradict(path, rule) {
+		out.Filters = []*waypointapi.Filter{broken()}
 	}
 	return out
+}
+
+// contradict reports whether filters of a rule cannot be done together.
+func (c *converter) contradict(path string, rule *gateway.HTTPRouteRule) bool {
+	count := map[gateway.HTTPRouteFilterType]int{}
+	for _, f := range rule.Filters {
+		count[f.Type]++
+	}
+	redirects := count[gateway.HTTPRouteFilterRequestRedirect] > 0
+	why := ""
+	switch {
+	case redirects && count[gateway.HTTPRouteFilterURLRewrite] > 0:
+		why = "a request is either redirected or rewritten"
+	case redirects && len(rule.BackendRefs) > 0:
+		why = "a request is either redirected or sent to backends"
+	}
+	for kind, n := range count {
+		if n > 1 && kind != gateway.HTTPRouteFilterRequestMirror && kind != gateway.HTTPRouteFilterExtensionRef {
+			why = fmt.Sprintf("want the filter %s once", kind)
+		}
+	}
+	if why == "" {
+		return false
+	}
+	c.Incompatible = true
+	c.problem(path+".filters", "%s", why)
+	return true
+}
+
+// MirrorsOf are the references to services in filters.
+func MirrorsOf(filters []gateway.HTTPRouteFilter) (all []gateway.BackendObjectReference) {
+	for _, f := range filters {
+		if f.RequestMirror != nil {
+			all = append(all, f.RequestMirror.BackendRef)
+		}
+	}
+	return all
 }
 
 // weightOf is the weight of a backend: 1 unless it says otherwise.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
@@ -12,12 +13,20 @@ import (
 
 // Result is what comes of one object.
 type Result struct {
-	Routes []*waypointapi.Route
+	// Routes are for requests, Streams for connections that nobody reads.
+	Routes  []*waypointapi.Route
+	Streams []*waypointapi.StreamRoute
 	// Unresolved says of each backend that is not there, or that the object may
 	// not name, why; with the reason that the Gateway API has for it.
 	Unresolved []Problem
-	// Problems are fields that cannot be done.
-	Problems []Problem
+	// Problems are fields that cannot be done; BadRules is how many of the rules
+	// have any, of Rules in all.
+	Problems        []Problem
+	BadRules, Rules int
+	// Incompatible reports that filters of one rule contradict each other.
+	Incompatible bool
+	// Notes are fields that are understood, and mean nothing here.
+	Notes []Problem
 }
 
 // Problem is what is wrong with one field.
@@ -50,6 +59,44 @@ type converter struct {
 	Result
 	namespace string
 	resolve   Resolver
+	before    int // problems before the rule that is translated
+}
+
+// begin begins a rule.
+func (c *converter) begin() { c.before = len(c.Problems) }
+
+// end ends one of so many rules.
+func (c *converter) end(rules int) {
+	c.Rules = rules
+	if len(c.Problems) > c.before {
+		c.BadRules++
+	}
+}
+
+// ruleName is what a rule is called in records.
+func ruleName(kind string, o *metav1.ObjectMeta, i int, name *gateway.SectionName) string {
+	text := fmt.Sprintf("%s %s/%s[%d]", kind, o.Namespace, o.Name, i)
+	if name != nil {
+		text += " " + string(*name)
+	}
+	return text
+}
+
+// ignoreHostnames notes that host names have no meaning for routes of services.
+// Source: Gateway API, GEP-1294, "hostnames field".
+func (c *converter) ignoreHostnames(names []gateway.Hostname) {
+	if len(names) > 0 {
+		c.Notes = append(c.Notes, Problem{Path: "spec.hostnames", Text: "means nothing where the parent is a Service: compare the header Host in matches"})
+	}
+}
+
+// noSession says that requests of one client cannot be kept at one endpoint.
+func (c *converter) noSession(path string, s *gateway.SessionPersistence) []*waypointapi.Filter {
+	if s == nil {
+		return nil
+	}
+	c.problem(path+".sessionPersistence", "is not supported: use a DestinationRule with consistentHash")
+	return []*waypointapi.Filter{broken()}
 }
 
 // problem notes a field that cannot be done.

@@ -31,7 +31,7 @@ rules:
 - {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [list, watch]}
 - {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications], verbs: [list, watch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries, workloadentries, virtualservices, destinationrules], verbs: [list, watch]}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes], verbs: [list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 - {apiGroups: [""], resources: [configmaps], resourceNames: [istio-ca-root-cert], verbs: [get, list, watch, create, patch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}

@@ -99,6 +99,7 @@ func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
 	} else if limit > 0 {
 		log.Zap().Info("memory limit", zap.Int64("bytes", limit))
 	}
+	lifecycle.PaceCollector(os.Environ())
 	for _, text := range opt.warnings {
 		log.Zap().Warn("setting without effect", zap.String("setting", text))
 	}

@@ -40,9 +40,10 @@ type Deps struct {
 // Ztunnel is one node proxy.
 type Ztunnel struct {
 	// Set by New, then only read.
-	cfg   Config
-	log   *zap.Logger
-	ready admin.Readiness
+	cfg     Config
+	log     *zap.Logger
+	ready   admin.Readiness
+	records *telemetry.Records
 
 	conns []io.Closer // to the control plane
 	xds   *xds.Client
@@ -80,6 +81,7 @@ func (z *Ztunnel) wire(deps Deps) error {
 	if err != nil {
 		return err
 	}
+	z.records = records
 	counts, err := telemetry.NewProxyMetrics(reg)
 	if err != nil {
 		return err
@@ -194,7 +196,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}} {
+	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}, {"access log", z.records.Run}} {
 		parts.Go(control, part.name, func(control context.Context) {
 			if err := part.run(control); control.Err() == nil {
 				stop(errs.Keep(part.name, err))

@@ -26,14 +26,28 @@ func (r *Record) logOpened() {
 	}
 }
 
-// logClosed writes the access log line of a connection that has ended: info
-// for a good end, error for any other.
+// logClosed sees to the access log line of a connection that has ended.
 func (r *Record) logClosed(end time.Time, err error) {
-	level := zapcore.InfoLevel
-	if err != nil {
-		level = zapcore.ErrorLevel
+	if !r.records.log.Core().Enabled(closedLevel(err)) {
+		return
 	}
-	if ce := r.records.log.Check(level, messageComplete); ce != nil {
+	if !r.records.endings.put(ending{record: r, at: end, err: err}) {
+		r.writeClosed(end, err)
+	}
+}
+
+// closedLevel is info for a good end, error for any other.
+func closedLevel(err error) zapcore.Level {
+	if err != nil {
+		return zapcore.ErrorLevel
+	}
+	return zapcore.InfoLevel
+}
+
+// writeClosed writes the access log line of a connection that has ended at end.
+func (r *Record) writeClosed(end time.Time, err error) {
+	if ce := r.records.log.Check(closedLevel(err), messageComplete); ce != nil {
+		ce.Time = end
 		e := r.entry()
 		e.Closed = end
 		ce.Write(zap.Inline(&accessLine{entry: &e, err: err}))

@@ -58,8 +58,9 @@ type Records struct {
 	now    func() time.Time
 
 	// Any goroutine.
-	lastID atomic.Uint64
-	live   [liveShards]liveList
+	lastID  atomic.Uint64
+	live    [liveShards]liveList
+	endings endings
 }
 
 // liveShards spreads the lock of the list of living connections. It is our
@@ -81,6 +82,7 @@ func NewRecords(cfg Config, deps Deps) (*Records, error) {
 		recent: newRing(cfg.Recent),
 		now:    time.Now,
 	}
+	r.endings.wake = make(chan struct{}, 1)
 	if err := deps.Registry.Register(&collector{records: r}); err != nil {
 		return nil, fmt.Errorf("register connection metrics: %w", err)
 	}

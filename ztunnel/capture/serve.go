@@ -10,8 +10,9 @@ import (
 )
 
 // Serve hands every connection to handle, each on a goroutine of its own, and
-// returns when the last of them, and what it left to [Conn.Later], has returned. When there are as many as the pod
-// may have, further ones are reset and reported with a [CrowdError].
+// returns when the last of them, and what it left to [Conn.Later], has returned.
+// When there are as many as the pod may have, further ones are reset and reported
+// with a [CrowdError].
 //
 // The end of ctx means "take no more" and closes the listener. Connections get
 // life, which ends later: then they must end at once. Serve returns nil when
@@ -19,7 +20,7 @@ import (
 func (l *Listener) Serve(ctx, life context.Context, name string, handle func(life context.Context, c *Conn)) error {
 	stop := context.AfterFunc(ctx, func() { l.ln.Close() })
 	defer stop()
-	var conns lifecycle.Group
+	conns := lifecycle.NewWorkers(name) // deciding takes much stack
 	defer conns.Wait()
 	var open atomic.Int64
 	for {
@@ -39,7 +40,7 @@ func (l *Listener) Serve(ctx, life context.Context, name string, handle func(lif
 		}
 		open.Add(1)
 		c.served = true
-		conns.Go(life, name, func(life context.Context) {
+		conns.Go(life, func() {
 			handle(life, c)
 			if c.rest == nil {
 				open.Add(-1)

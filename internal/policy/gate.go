@@ -116,7 +116,7 @@ func (g *Gate) AdmitOutbound(s Subject) *Permit {
 
 // register makes a permit and puts it where Changed and Revoke find it.
 func (g *Gate) register(s Subject, r Request, inbound bool) *Permit {
-	p := &Permit{gate: g, subject: s, request: r, inbound: inbound, done: make(chan struct{})}
+	p := &Permit{gate: g, subject: s, request: r, inbound: inbound}
 	p.review.verdict.Rule = -1
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -157,7 +157,7 @@ func (g *Gate) settle(ctx context.Context, p *Permit) (Verdict, error) {
 		case <-changed:
 		case <-timeout:
 			late = true
-		case <-p.done:
+		case <-p.Done():
 			return Verdict{}, p.Cause()
 		case <-ctx.Done():
 			return Verdict{}, context.Cause(ctx)
@@ -353,7 +353,7 @@ func (g *Gate) cut(p *Permit, cause error) bool {
 		return false
 	}
 	for _, cancel := range tell {
-		(*cancel)(cause)
+		cancel(cause)
 	}
 	if g.trace.Revoked != nil {
 		g.trace.Revoked(p.subject, p.request, cause)

@@ -87,7 +87,7 @@ func TestPolicyWatcherLifecycle(t *testing.T) {
 			src := newState(tt.before)
 			g := policy.NewGate(src, policy.GateConfig{})
 			p := mustAdmit(t, g, request(web))
-			ctx, cancel := p.Context(t.Context())
+			ctx, cancel := watched(t, p)
 			defer cancel()
 			src.set(tt.after)
 			g.Changed()
@@ -106,6 +106,13 @@ func TestPolicyWatcherLifecycle(t *testing.T) {
 			}
 		})
 	}
+}
+
+// watched is a context that ends when p is taken back.
+func watched(t *testing.T, p *policy.Permit) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	p.Watch(cancel)
+	return ctx, func() { cancel(nil) }
 }
 
 // "removing ALLOW opens": whom a list of others refused gets in once the list has
@@ -130,7 +137,7 @@ func TestConnectionGuardReleaseOnEnd(t *testing.T) {
 	src := newState(open())
 	g := policy.NewGate(src, policy.GateConfig{})
 	p := mustAdmit(t, g, request(web))
-	ctx, cancel := p.Context(t.Context())
+	ctx, cancel := watched(t, p)
 	defer cancel()
 	p.Release()
 	if g.Len() != 0 {
@@ -342,7 +349,7 @@ func TestRevokeFindsInboundOutboundAndWaiting(t *testing.T) {
 			t.Errorf("the waiting Admit = %v, want %v", err, why)
 		}
 		for name, p := range map[string]*policy.Permit{"inbound": in, "outbound": out} {
-			ctx, cancel := p.Context(t.Context())
+			ctx, cancel := watched(t, p)
 			if !isCut(p) || !errors.Is(context.Cause(ctx), why) {
 				t.Errorf("%s: cut = %v, cause = %v; want %v", name, isCut(p), context.Cause(ctx), why)
 			}

@@ -2,8 +2,6 @@ package policy
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -13,17 +11,17 @@ type Permit struct {
 	// Set by register, then only read.
 	gate    *Gate
 	subject Subject
-	request Request       // zero when not inbound
-	inbound bool          // policy decides about it
-	done    chan struct{} // closed when cause is set
+	request Request // zero when not inbound
+	inbound bool    // policy decides about it
 
 	// Guarded by gate.mu.
-	live      bool       // decided; only reviews can end it now
-	released  bool       // the connection has ended
-	objection *objection // a refusal that came while it was being decided
-	cause     error      // why it was taken back; nil while it holds
+	done      chan struct{} // closed when cause is set; nil until somebody asks for it
+	live      bool          // decided; only reviews can end it now
+	released  bool          // the connection has ended
+	objection *objection    // a refusal that came while it was being decided
+	cause     error         // why it was taken back; nil while it holds
 	review    review
-	watchers  map[*context.CancelCauseFunc]struct{}
+	watchers  []context.CancelCauseFunc
 }
 
 // review is what is known of a permit since it was last decided.
@@ -50,33 +48,32 @@ func (r *review) miss(o objection, now time.Time) {
 	r.applicable, r.missing = o.applicable, names
 }
 
-// Context returns a context that ends with parent, and when the permit is taken
-// back; then its cause is the reason. The caller must call cancel.
-func (p *Permit) Context(parent context.Context) (ctx context.Context, cancel context.CancelFunc) {
-	ctx, cancelCause := context.WithCancelCause(parent)
-	key := &cancelCause
+// Watch calls cancel with the reason when the permit is taken back, at once if it
+// has been. After Release it is not called any more.
+func (p *Permit) Watch(cancel context.CancelCauseFunc) {
 	p.gate.mu.Lock()
 	cause := p.cause
-	if cause == nil {
-		if p.watchers == nil {
-			p.watchers = make(map[*context.CancelCauseFunc]struct{}, 1)
-		}
-		p.watchers[key] = struct{}{}
+	if cause == nil && !p.released {
+		p.watchers = append(p.watchers, cancel)
 	}
 	p.gate.mu.Unlock()
 	if cause != nil {
-		cancelCause(cause)
-	}
-	return ctx, func() {
-		p.gate.mu.Lock()
-		delete(p.watchers, key)
-		p.gate.mu.Unlock()
-		cancelCause(nil)
+		cancel(cause)
 	}
 }
 
 // Done returns a channel that is closed when the permit is taken back.
-func (p *Permit) Done() <-chan struct{} { return p.done }
+func (p *Permit) Done() <-chan struct{} {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if p.done == nil {
+		p.done = make(chan struct{})
+		if p.cause != nil {
+			close(p.done)
+		}
+	}
+	return p.done
+}
 
 // Cause is why the permit was taken back; nil while it holds.
 func (p *Permit) Cause() error {
@@ -101,7 +98,7 @@ func (p *Permit) Release() {
 	if p.released {
 		return
 	}
-	p.released = true
+	p.released, p.watchers = true, nil
 	p.review = review{verdict: p.review.verdict}
 	set := g.permits[p.subject]
 	delete(set, p)
@@ -113,13 +110,14 @@ func (p *Permit) Release() {
 
 // revokeLocked records why p is taken back and returns whom to tell. The caller
 // holds gate.mu; ok is false when there is nothing to take back any more.
-func (p *Permit) revokeLocked(cause error) (tell []*context.CancelCauseFunc, ok bool) {
+func (p *Permit) revokeLocked(cause error) (tell []context.CancelCauseFunc, ok bool) {
 	if p.cause != nil || p.released {
 		return nil, false
 	}
 	p.cause = cause
-	close(p.done)
-	tell = slices.Collect(maps.Keys(p.watchers))
-	p.watchers = nil
+	if p.done != nil {
+		close(p.done)
+	}
+	tell, p.watchers = p.watchers, nil
 	return tell, true
 }

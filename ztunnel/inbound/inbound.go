@@ -207,6 +207,31 @@ func (in *Inbound) ServePlaintext(ctx context.Context, c *capture.Conn) {
 
 // known waits until the control plane has told of policies and of the pod.
 func (in *Inbound) known(ctx context.Context) (*workload.Workload, error) {
+	own, ok := in.knownNow()
+	if !ok {
+		var err error
+		if own, err = in.waitKnown(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if own.Identity.IsZero() {
+		return nil, errNoIdentity
+	}
+	return own, nil
+}
+
+// knownNow is known without waiting: nearly always that will do.
+func (in *Inbound) knownNow() (*workload.Workload, bool) {
+	select {
+	case <-in.acked:
+		return in.state.Snapshot().LookupPod(in.pod.Subject)
+	default:
+		return nil, false
+	}
+}
+
+// waitKnown waits for at most KnownWait.
+func (in *Inbound) waitKnown(ctx context.Context) (*workload.Workload, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, in.cfg.KnownWait, errUnknownPod)
 	defer cancel()
 	select {
@@ -215,16 +240,10 @@ func (in *Inbound) known(ctx context.Context) (*workload.Workload, error) {
 		return nil, context.Cause(ctx)
 	}
 	own, err := in.state.WaitPod(ctx, in.pod.Subject)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, err
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
-	if own.Identity.IsZero() {
-		return nil, errNoIdentity
-	}
-	return own, nil
+	return own, err
 }
 
 var (

@@ -81,7 +81,7 @@ func (in *Inbound) Receive(ctx context.Context, r Request) (context.Context, *Vi
 
 // reach connects v, which has its permit, to the application.
 func (in *Inbound) reach(ctx context.Context, v *Visit, r Request, t route.Target) (_ context.Context, _ *Visit, err error) {
-	ctx, v.unwatch = v.permit.Context(ctx)
+	v.permit.Watch(v.cancel)
 	v.App, err = in.connect(ctx, r, t)
 	if err != nil {
 		return nil, nil, v.fail(explainApp(t.Dial, err))

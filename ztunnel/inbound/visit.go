@@ -24,13 +24,12 @@ type Visit struct {
 	// Header goes with the answer 200.
 	Header hbone.Header
 
-	in      *Inbound
-	peer    *Peer // nil for plaintext
-	rec     *telemetry.Record
-	probe   bool                    // of the kubelet
-	permit  *policy.Permit          // nil until admitted
-	unwatch context.CancelFunc      // of the permit's context; nil until admitted
-	cancel  context.CancelCauseFunc // ends the visit
+	in     *Inbound
+	peer   *Peer // nil for plaintext
+	rec    *telemetry.Record
+	probe  bool                    // of the kubelet
+	permit *policy.Permit          // nil until admitted
+	cancel context.CancelCauseFunc // ends the visit
 }
 
 // begin opens the record of a visit and lists it, so that from here on it can
@@ -90,9 +89,6 @@ func (v *Visit) Close(err error) {
 	v.in.live.mu.Lock()
 	delete(v.in.live.all, v)
 	v.in.live.mu.Unlock()
-	if v.unwatch != nil {
-		v.unwatch()
-	}
 	v.cancel(nil)
 	if v.permit != nil {
 		v.permit.Release()

@@ -17,11 +17,10 @@ import (
 // flight is one connection on its way out.
 type flight struct {
 	*capture.Conn
-	out     *Outbound
-	source  *workload.Workload
-	start   time.Time
-	permit  *policy.Permit
-	unwatch context.CancelFunc // of its context
+	out    *Outbound
+	source *workload.Workload
+	start  time.Time
+	permit *policy.Permit
 
 	// Guarded by Outbound.mu.
 	key    hbone.Key // of its tunnel; zero without one
@@ -81,8 +80,9 @@ func (o *Outbound) begin(ctx context.Context, c *capture.Conn) (context.Context,
 	// A permit, so that whatever ends the pod, its identity or the process
 	// finds the connection. What may be reached is decided at the other end.
 	f.permit = o.gate.AdmitOutbound(o.pod.Subject)
-	ctx, f.unwatch = f.permit.Context(ctx)
-	return o.list(ctx, f), f
+	ctx = o.list(ctx, f)
+	f.permit.Watch(f.cancel)
+	return ctx, f
 }
 
 // end forgets f and closes the client's socket.
@@ -92,7 +92,6 @@ func (f *flight) end() {
 	o.mu.Lock()
 	delete(o.flights, f)
 	o.mu.Unlock()
-	f.unwatch()
 	f.permit.Release()
 	f.TCP.Close()
 	o.records.SocketClosed(telemetry.Outbound)
@@ -112,6 +111,9 @@ var errUnknownSource = errors.New("nobody has told of this pod")
 
 // known waits until the control plane or the agent has told of the pod.
 func (o *Outbound) known(ctx context.Context) (*workload.Workload, error) {
+	if w, ok := o.state.Snapshot().LookupSource(o.pod.Subject); ok {
+		return w, nil // nearly always: no timer is made
+	}
 	timer := time.NewTimer(o.cfg.KnownWait)
 	defer timer.Stop()
 	for {

@@ -26,14 +26,19 @@ type Forwarded struct {
 
 // String is the header value. Source: RFC 7239, section 4.
 func (f Forwarded) String() string {
-	var parts []string
+	out := make([]byte, 0, maxName+80) // what most need; on the stack
 	if f.For.IsValid() {
-		parts = append(parts, `for="`+f.For.String()+`"`)
+		out = append(out, `for="`...)
+		out = f.For.AppendTo(out)
+		out = append(out, '"')
 	}
 	if f.Host != "" && isToken(f.Host) {
-		parts = append(parts, "host="+f.Host)
+		if len(out) > 0 {
+			out = append(out, ';')
+		}
+		out = append(append(out, "host="...), f.Host...)
 	}
-	return strings.Join(parts, ";")
+	return string(out)
 }
 
 // ParseForwarded reads the first element of the header: pairs in any order, with
@@ -138,20 +143,38 @@ func BaggageOf(w *workload.Workload) Baggage {
 // String is the header value. Empty values, and those that cannot stand in a
 // header, are left out. Source: W3C Baggage, section 3.2.
 func (b Baggage) String() string {
-	var out []string
+	out := make([]byte, 0, 256) // what most need; on the stack
 	add := func(key, value string) {
-		if isToken(value) {
-			out = append(out, key+"="+value)
+		if !isToken(value) {
+			return
 		}
+		if len(out) > 0 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, key...), '='), value...)
 	}
 	add(baggageCluster, b.Cluster)
 	add(baggageNamespace, b.Namespace)
-	add("k8s."+b.WorkloadType.String()+".name", b.WorkloadName)
+	add(baggageWorkload(b.WorkloadType), b.WorkloadName)
 	add(baggageService, b.ServiceName)
 	add(baggageVersion, b.ServiceVersion)
 	add(baggageRegion, b.Region)
 	add(baggageZone, b.Zone)
-	return strings.Join(out, ",")
+	return string(out)
+}
+
+// baggageWorkload is the key of a workload's name, which names its type as well.
+func baggageWorkload(t workload.Type) string {
+	switch t {
+	case workload.TypeCronJob:
+		return "k8s.cronjob.name"
+	case workload.TypePod:
+		return "k8s.pod.name"
+	case workload.TypeJob:
+		return "k8s.job.name"
+	case workload.TypeDeployment:
+	}
+	return "k8s.deployment.name"
 }
 
 // maxName is the most bytes of a name that a peer tells us: the longest that
@@ -194,7 +217,7 @@ func (b *Baggage) set(key, value string) {
 		b.Zone = value
 	default:
 		for _, t := range []workload.Type{workload.TypeDeployment, workload.TypeCronJob, workload.TypePod, workload.TypeJob} {
-			if key == "k8s."+t.String()+".name" {
+			if key == baggageWorkload(t) {
 				b.WorkloadType, b.WorkloadName = t, value
 			}
 		}
@@ -224,7 +247,11 @@ func NewTraceparent(fill func([]byte) (int, error)) (Traceparent, error) {
 
 // String is the header value. Source: W3C Trace Context, section 3.2.
 func (t Traceparent) String() string {
-	return fmt.Sprintf("00-%x-%x-%02x", t.Trace, t.Span, t.Flags)
+	out := make([]byte, 0, 55)
+	out = hex.AppendEncode(append(out, "00-"...), t.Trace[:])
+	out = hex.AppendEncode(append(out, '-'), t.Span[:])
+	out = hex.AppendEncode(append(out, '-'), []byte{t.Flags})
+	return string(out)
 }
 
 // ParseTraceparent reads a header value. A version above 00 may have more at its

@@ -184,3 +184,15 @@ func FuzzHeaders(f *testing.F) {
 		}
 	})
 }
+
+// Each connection writes these: one piece of memory each.
+func TestHeaderTextsTakeOneAllocation(t *testing.T) {
+	b := route.Baggage{Cluster: "Kubernetes", Namespace: "shop", WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
+	f := route.Forwarded{For: netip.MustParseAddrPort("[2001:db8:1:2:3:4:5:6]:65535"), Host: "cart.shop.svc.cluster.local"}
+	tp := route.Traceparent{Trace: [16]byte{1}, Span: [8]byte{2}}
+	for name, text := range map[string]func() string{"baggage": b.String, "forwarded": f.String, "traceparent": tp.String} {
+		if n := testing.AllocsPerRun(100, func() { _ = text() }); n > 1 {
+			t.Errorf("%s takes %.0f allocations, want 1", name, n)
+		}
+	}
+}

@@ -72,6 +72,11 @@ type Reader struct {
 	files map[string]*entry // by path
 	stale bool              // something has changed since settle
 	dir   *Error            // why the directory itself cannot be read
+
+	// owners are the objects of what is in force, inForce, by their keys; nil while
+	// files hold the same object.
+	owners  map[Key]*Document
+	inForce map[string]*File // by path
 }
 
 // entry is what is known of one file.
@@ -296,11 +301,45 @@ func (r *Reader) settle() {
 		e.conflicts = nil
 		next[path] = cmp.Or(e.candidate, e.good)
 	}
-	for r.fallBack(paths, next) {
+	if !r.replace(next) {
+		r.owners = nil
+		for r.fallBack(paths, next) {
+		}
 	}
+	r.inForce = next
 	for path, file := range next {
 		r.files[path].good = file
 	}
+}
+
+// replace brings the owners up to date with next, looking at what differs only: a
+// directory may hold many thousand objects, and a change is about few. It reports
+// false when files hold the same object, or did so before: then all of them have to
+// be looked at.
+func (r *Reader) replace(next map[string]*File) bool {
+	if r.owners == nil {
+		return false
+	}
+	for path, file := range r.inForce {
+		if file == nil || next[path] == file {
+			continue
+		}
+		for _, d := range file.Documents {
+			delete(r.owners, d.Key())
+		}
+	}
+	for path, file := range next {
+		if file == nil || r.inForce[path] == file {
+			continue
+		}
+		for _, d := range file.Documents {
+			if r.owners[d.Key()] != nil {
+				return false
+			}
+			r.owners[d.Key()] = d
+		}
+	}
+	return true
 }
 
 // fallBack finds files that hold the same object and puts the losers back to
@@ -331,7 +370,20 @@ func (r *Reader) fallBack(paths []string, next map[string]*File) bool {
 	for path := range losers {
 		next[path] = r.files[path].good
 	}
+	if !r.conflicted() {
+		r.owners = owner
+	}
 	return len(losers) > 0
+}
+
+// conflicted reports whether a file holds an object that another one keeps.
+func (r *Reader) conflicted() bool {
+	for _, e := range r.files {
+		if len(e.conflicts) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // keeps reports whether the file of d held the same object before, or has

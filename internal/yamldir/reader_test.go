@@ -3,6 +3,7 @@ package yamldir
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -299,5 +300,42 @@ func TestWatchOfNoDirectoryIsAnError(t *testing.T) {
 	r := NewReader(Config{Dir: filepath.Join(t.TempDir(), "none")})
 	if err := r.Watch(t.Context(), func(Set) { t.Error("told of something") }); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Watch = %v, want a missing directory", err)
+	}
+}
+
+// What is in force is found by looking at what has changed only. It is the same
+// as when everything is looked at, whatever has happened to the files before.
+func TestChangesAgainstLookingAtEverything(t *testing.T) {
+	d := newDir(t)
+	thorough := NewReader(d.reader.cfg)
+	r := rand.New(rand.NewPCG(1, 2))
+	for step := range 120 {
+		distinct := 12 << (step % 3) // seldom, or often, in two files
+		for range 1 + r.IntN(3) {
+			name := fmt.Sprintf("f%d.yaml", r.IntN(5))
+			var text string
+			if r.IntN(8) > 0 {
+				var names []string
+				for range 1 + r.IntN(3) {
+					names = append(names, fmt.Sprintf("p%d", r.IntN(distinct)))
+				}
+				text = pods(names...)
+				if r.IntN(10) == 0 {
+					text += "spec: refuse\n"
+				}
+			} else if _, err := os.Stat(filepath.Join(d.path, name)); err != nil {
+				continue // it is not there to be removed
+			}
+			d.write(name, text)
+		}
+		thorough.owners = nil
+		got, err1 := d.reader.Read(t.Context())
+		want, err2 := thorough.Read(t.Context())
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if g, w := describeSet(got, d.path), describeSet(want, d.path); g != w {
+			t.Fatalf("step %d: got\n%s\nwant\n%s", step, g, w)
+		}
 	}
 }

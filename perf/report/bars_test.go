@@ -77,6 +77,11 @@ func TestRanks(t *testing.T) {
 	if f := by[AddSlow][Ours]; f.Median != 100 || f.interval() {
 		t.Errorf("slow = %+v, want 100 without an interval", f)
 	}
+	// Of 100 the second from above: one in 100 is slower.
+	hundred := &Case{Name: "c", Samples: []*Sample{sample(0, 100)}}
+	if f := hundred.Figures()[AddSlow][Ours]; f.Median != 98 {
+		t.Errorf("slow of 100 values = %+v, want 98", f)
+	}
 	few := &Case{Name: "c", Samples: []*Sample{sample(0, 99)}}
 	if f, ok := few.Figures()[AddSlow][Ours]; ok {
 		t.Errorf("slow of 99 values = %+v", f)

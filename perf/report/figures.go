@@ -134,13 +134,14 @@ func rankOf(series Series, rank float64, samples map[int]*Sample) (Figure, bool)
 	return Figure{Median: v, Low: v, High: v, N: len(each)}, true
 }
 
-// ranked is the value below which a share of values lies.
+// ranked is the smallest value that a share of values does not exceed.
 func ranked(values []float64, rank float64) float64 {
 	if rank == 0.5 {
 		return median(values)
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[min(len(sorted)-1, int(rank*float64(len(sorted))))]
+	at := int(math.Ceil(rank*float64(len(sorted))-1e-9)) - 1 // rank is not exact
+	return sorted[max(at, 0)]
 }
 
 // enough tells whether a percentile of h may be printed. The largest value is a

@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -15,6 +16,22 @@ var errConnFull = errors.New("connection takes no more streams")
 type openTimes struct {
 	open   time.Duration // from the start
 	goAway time.Duration // once the peer has said GOAWAY
+	timers *sync.Pool    // of *time.Timer that do not run
+}
+
+// timer starts a timer of open, which stop gives back.
+func (t openTimes) timer() *time.Timer {
+	if timer, ok := t.timers.Get().(*time.Timer); ok {
+		timer.Reset(t.open)
+		return timer
+	}
+	return time.NewTimer(t.open)
+}
+
+// stop gives back a timer: once it is stopped it has no value to give.
+func (t openTimes) stop(timer *time.Timer) {
+	timer.Stop()
+	t.timers.Put(timer)
 }
 
 // acquire takes a slot for a stream, which open or giveUp uses up.
@@ -80,8 +97,8 @@ func (c *conn) open(ctx context.Context, req Request, times openTimes) (*Stream,
 
 // awaitAnswer waits until the peer has answered.
 func (c *conn) awaitAnswer(ctx context.Context, s *Stream, times openTimes) error {
-	timer := time.NewTimer(times.open)
-	defer timer.Stop()
+	timer := times.timer()
+	defer times.stop(timer)
 	away := c.away
 	for {
 		select {

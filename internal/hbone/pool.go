@@ -64,9 +64,10 @@ func (c PoolConfig) withDefaults() PoolConfig {
 // A Pool opens streams to peers and shares connections among them. Many
 // goroutines may use it.
 type Pool struct {
-	cfg   PoolConfig
-	trace *Trace
-	group group
+	cfg    PoolConfig
+	trace  *Trace
+	group  group
+	timers sync.Pool // of Open
 
 	mu     sync.Mutex
 	closed bool
@@ -113,7 +114,7 @@ func (p *Pool) Open(ctx context.Context, t Target, r Request) (*Stream, error) {
 	if err := checkHeader(r.Header); err != nil {
 		return nil, err
 	}
-	times := openTimes{open: p.cfg.OpenTimeout, goAway: p.cfg.GoAwayTimeout}
+	times := openTimes{open: p.cfg.OpenTimeout, goAway: p.cfg.GoAwayTimeout, timers: &p.timers}
 	for try := 1; ; {
 		c, err := p.checkout(ctx, t, true)
 		if err != nil {

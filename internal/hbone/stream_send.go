@@ -31,7 +31,9 @@ func (s *Stream) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// CloseWrite ends our direction; the peer's goes on.
+// CloseWrite ends our direction; the peer's goes on. When the peer, a server, has
+// ended its own before, it waits for nothing: then our end may go with what is
+// sent next, or a moment later.
 func (s *Stream) CloseWrite() error {
 	c := s.c
 	c.mu.Lock()
@@ -49,8 +51,14 @@ func (s *Stream) CloseWrite() error {
 	}
 	c.enqueueFrame(http2.FrameData, http2.FlagDataEndStream, s.id, nil)
 	s.endSendLocked()
+	later := !c.cfg.server && s.recving.done
+	if later {
+		c.kickSoonLocked()
+	}
 	c.mu.Unlock()
-	c.kick()
+	if !later {
+		c.kick()
+	}
 	c.leaveIfUnused()
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -154,7 +155,7 @@ func (v *victim) open() time.Duration {
 		v.b.Fatal("the victim's connection is gone")
 	}
 	start := time.Now()
-	s, err := v.stream.c.open(v.b.Context(), request(v.b, "10.0.0.2:80"), openTimes{time.Minute, time.Minute})
+	s, err := v.stream.c.open(v.b.Context(), request(v.b, "10.0.0.2:80"), openTimes{time.Minute, time.Minute, new(sync.Pool)})
 	took := time.Since(start)
 	if err != nil {
 		v.b.Fatal(err)

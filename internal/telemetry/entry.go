@@ -132,21 +132,27 @@ func addrText(addr netip.AddrPort) string {
 }
 
 // entry is the record as it stands.
-func (r *Record) entry() Entry {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return Entry{
-		ID: r.id, Conn: r.conn, Opened: r.opened,
-		BytesSent: r.bytes.Sent.Load(), BytesReceived: r.bytes.Received.Load(),
-	}
+func (r *Record) entry() (e Entry) {
+	r.fill(&e)
+	return e
 }
 
-// closedEntry is the record after its end.
-func (r *Record) closedEntry(end time.Time, flag Flag, err error) Entry {
-	e := r.entry()
+// fill makes e the record as it stands. It writes in place: an Entry is large, and
+// a goroutine of a connection has little stack.
+func (r *Record) fill(e *Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*e = Entry{}
+	e.ID, e.Opened = r.id, r.opened
+	e.Conn = r.conn
+	e.BytesSent, e.BytesReceived = r.bytes.Sent.Load(), r.bytes.Received.Load()
+}
+
+// fillClosed makes e the record after its end.
+func (r *Record) fillClosed(e *Entry, end time.Time, flag Flag, err error) {
+	r.fill(e)
 	e.Closed, e.Flag = end, flag
 	e.setError(err)
-	return e
 }
 
 // refusedEntry is what is known of an early refusal.
@@ -203,15 +209,16 @@ type ring struct {
 // newRing makes a ring of up to size entries.
 func newRing(size int) *ring { return &ring{size: size} }
 
-// add remembers e, and forgets the oldest when the ring is full.
-func (r *ring) add(e Entry) {
+// add remembers what fill writes, and forgets the oldest when the ring is full.
+func (r *ring) add(fill func(*Entry)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.all) < r.size {
-		r.all = append(r.all, e)
+		r.all = append(r.all, Entry{})
+		fill(&r.all[len(r.all)-1])
 		return
 	}
-	r.all[r.next] = e
+	fill(&r.all[r.next])
 	r.next = (r.next + 1) % r.size
 }
 

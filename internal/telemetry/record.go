@@ -93,7 +93,7 @@ func (r *Record) Close(err error) {
 	rs.series.release(r.series, end)
 
 	r.logClosed(end, err)
-	rs.recent.add(r.closedEntry(end, flag, err))
+	rs.recent.add(func(e *Entry) { r.fillClosed(e, end, flag, err) })
 }
 
 // collect moves what the byte counters have gained into the series.

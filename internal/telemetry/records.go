@@ -116,7 +116,7 @@ func (r *Records) OpenSince(start time.Time, c Conn) *Record {
 func (r *Records) Refuse(d Direction, src, dst netip.AddrPort, err error) {
 	now := r.now()
 	r.logRefused(d, src, dst, err)
-	r.recent.add(refusedEntry(r.lastID.Add(1), now, d, src, dst, err))
+	r.recent.add(func(e *Entry) { *e = refusedEntry(r.lastID.Add(1), now, d, src, dst, err) })
 }
 
 // SocketOpened counts a socket of the data plane. Each call is followed by one

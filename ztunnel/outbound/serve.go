@@ -151,7 +151,10 @@ func (o *Outbound) describe(f *flight, p *route.Plan, way way) telemetry.Conn {
 		}
 	}
 	if way != nil {
-		way.note(&c)
+		hop, peer := way.learned()
+		if c.Hop = hop; !peer.IsZero() {
+			c.Destination.Identity = peer
+		}
 	}
 	return c
 }

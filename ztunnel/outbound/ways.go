@@ -15,8 +15,9 @@ type way interface {
 	// pipe carries bytes between client and the next hop, counts them in rec,
 	// and closes the way.
 	pipe(ctx context.Context, client *net.TCPConn, rec *telemetry.Record) error
-	// note adds what the way has learned to the description of the connection.
-	note(c *telemetry.Conn)
+	// learned is how the bytes travel, and who has proven to be at the other end;
+	// zero when nobody has.
+	learned() (telemetry.Hop, identity.ID)
 }
 
 // tunnelWay is a stream in a tunnel.
@@ -30,11 +31,7 @@ func (w *tunnelWay) pipe(ctx context.Context, client *net.TCPConn, rec *telemetr
 	return w.stream.Pipe(ctx, client, &c.Sent, &c.Received)
 }
 
-func (w *tunnelWay) note(c *telemetry.Conn) {
-	if !w.peer.IsZero() {
-		c.Destination.Identity = w.peer
-	}
-}
+func (w *tunnelWay) learned() (telemetry.Hop, identity.ID) { return telemetry.HopTunnel, w.peer }
 
 // directWay is plain TCP from inside the pod's namespace.
 type directWay struct{ server *net.TCPConn }
@@ -44,7 +41,9 @@ func (w *directWay) pipe(ctx context.Context, client *net.TCPConn, rec *telemetr
 	return streamio.Pipe(ctx, client, w.server, rec.Counters())
 }
 
-func (w *directWay) note(c *telemetry.Conn) { c.Hop = telemetry.HopDirect }
+func (w *directWay) learned() (telemetry.Hop, identity.ID) {
+	return telemetry.HopDirect, identity.ID{}
+}
 
 // localWay is a visit to a pod of this node: two sockets of one process.
 type localWay struct {
@@ -61,6 +60,4 @@ func (w *localWay) pipe(ctx context.Context, client *net.TCPConn, rec *telemetry
 	return err
 }
 
-func (w *localWay) note(c *telemetry.Conn) {
-	c.Hop, c.Destination.Identity = telemetry.HopLocal, w.peer
-}
+func (w *localWay) learned() (telemetry.Hop, identity.ID) { return telemetry.HopLocal, w.peer }

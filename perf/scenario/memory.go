@@ -12,8 +12,14 @@ import (
 	"github.com/ambit-mesh/ambit/perf/report"
 )
 
-// settled is how long memory is left alone before it is read.
-const settled = time.Second
+const (
+	// settled is how long memory is left alone before it is read.
+	settled = time.Second
+	// idling is how long connections are idle before it is: a proxy that gives
+	// memory back does so when it has noticed, and an idle connection is one that
+	// has been for longer than a second.
+	idling = 3 * time.Second
+)
 
 // resident is the memory of all proxies between two nodes, in bytes.
 func (s *site) resident() (float64, error) { return s.residentOn(across) }
@@ -62,7 +68,7 @@ func memory(idle int, plan report.Plan, in depth) scene {
 				}
 				defer stop()
 			}
-			if err := lifecycle.Sleep(ctx, settled); err != nil {
+			if err := lifecycle.Sleep(ctx, idling); err != nil {
 				return nil, err
 			}
 			is, err := s.resident()

@@ -20,6 +20,7 @@ type byteCounts struct{ received, sent atomic.Uint64 }
 func (w *Waypoint) serveBytes(ctx context.Context, c *caller, raw entry.Raw) {
 	f := &flight{w: w, c: c, rec: w.record(c, time.Now())}
 	f.rec.Protocol = report.TCP
+	f.rec.Trace = w.spans.Child(c.trace)
 	ctx = f.enlist(ctx)
 	defer f.end()
 	raw, answer := f.findStream(ctx, raw)

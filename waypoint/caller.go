@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
@@ -51,6 +52,7 @@ type caller struct {
 	addr   netip.AddrPort // of the client: the other end of the tunnel's TCP connection
 	source telemetry.Peer
 	target target
+	trace  tracing.Context // of the tunnel's stream; zero when it said none
 }
 
 // subject is what policies decide about. dest is where a request will really go.

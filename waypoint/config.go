@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 )
 
 // Config says who this waypoint is and how it works. Its zero value, with Gateway
@@ -26,6 +27,9 @@ type Config struct {
 	// Stats is where metrics are, Readiness where the readiness is. Empty means
 	// :15020 and :15021, "off" none.
 	Stats, Readiness string
+	// Tracing says where the spans of requests go. The zero Config means that there
+	// are none.
+	Tracing tracing.Config
 	// Drain is how long requests may go on after Run was asked to stop. Zero means
 	// 5 s.
 	Drain time.Duration

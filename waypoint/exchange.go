@@ -13,6 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/waypoint/entry"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
 	"github.com/ambit-mesh/ambit/waypoint/message"
+	"github.com/ambit-mesh/ambit/waypoint/report"
 	"github.com/ambit-mesh/ambit/waypoint/upstream"
 )
 
@@ -35,8 +36,10 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 		retry = f.route.Retry
 	}
 	retry.Begin(f.rec.Start)
+	f.sendTrace()
 	f.pump = newPump(f.req.Body, retry != nil || len(f.pass.Mirrors) > 0)
 	if f.pump != nil {
+		f.pump.grpc = f.rec.Protocol == report.GRPC
 		defer f.pump.stop(f.x.StopReading)
 	}
 	if len(f.pass.Mirrors) > 0 {
@@ -293,6 +296,9 @@ func (f *flight) copyBody(body message.Body) error {
 				return werr
 			}
 			f.rec.Sent += uint64(n)
+			if f.rec.Protocol == report.GRPC {
+				f.answers.pass(buf[:n])
+			}
 		}
 		switch {
 		case err == io.EOF:

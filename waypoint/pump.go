@@ -20,6 +20,7 @@ var copies = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 type pump struct {
 	body message.Body
 	keep bool // for another try
+	grpc bool // its messages are counted
 
 	mu      sync.Mutex
 	started bool
@@ -29,6 +30,7 @@ type pump struct {
 	kept    []byte
 	lost    bool // kept is not all that has come
 	count   uint64
+	calls   grpcMessages
 	ended   bool // all has come
 	tail    message.Fields
 	err     error // why it never will
@@ -72,6 +74,9 @@ func (p *pump) run() {
 func (p *pump) pass(piece []byte, err error) (more bool) {
 	p.mu.Lock()
 	p.count += uint64(len(piece))
+	if p.grpc {
+		p.calls.pass(piece)
+	}
 	if p.keep && !p.lost && len(p.kept)+len(piece) <= maxReplay {
 		p.kept = append(p.kept, piece...)
 	} else if len(piece) > 0 {
@@ -179,6 +184,13 @@ func (p *pump) state() (count uint64, whole bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.count, p.ended, p.err
+}
+
+// messages is how many messages of gRPC have come.
+func (p *pump) messages() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls.count
 }
 
 // copy is the whole body, if it was kept.

@@ -37,6 +37,7 @@ type flight struct {
 	backend *config.Backend // nil: the service itself, or the workload
 	pass    filter.Pass
 	pump    *pump
+	answers grpcMessages
 	tried   []string
 }
 
@@ -78,6 +79,7 @@ func (w *Waypoint) begin(ctx context.Context, c *caller, x entry.Exchange) (cont
 	rec := f.rec
 	rec.Method, rec.Host, rec.Path, rec.Version = req.Method, req.Authority, req.Path, req.Version.String()
 	rec.RequestID = req.Fields.Get("x-request-id")
+	f.joinTrace()
 	if filter.IsGRPC(req) {
 		rec.Protocol = report.GRPC
 	}
@@ -100,7 +102,9 @@ func (f *flight) end() {
 	f.w.live.remove(f)
 	if f.pump != nil {
 		f.rec.Received, _, _ = f.pump.state()
+		f.rec.RequestMessages = f.pump.messages()
 	}
+	f.rec.ResponseMessages = f.answers.count
 	f.w.reports.Close(f.rec)
 }
 
@@ -313,6 +317,7 @@ func (f *flight) stillAllowed(p *config.Picture, w *workload.Workload, dest neti
 // toward notes where the request goes.
 func (f *flight) toward(e *upstream.Endpoint) {
 	f.rec.Upstream, f.rec.Tries = e.App, f.rec.Tries+1
+	e.Trace = f.rec.Trace.Context
 	f.rec.Destination = telemetry.Peer{Workload: described(e.Workload)}
 	if e.Tunnel.IsValid() {
 		f.rec.Destination.Identity = e.Workload.Identity

@@ -78,7 +78,7 @@ func (w *Waypoint) admit(ctx context.Context, in *hbone.Incoming) (*caller, erro
 		return nil, err
 	}
 	return &caller{
-		id: p.ID, addr: in.Remote, target: t,
+		id: p.ID, addr: in.Remote, target: t, trace: w.traceOf(in),
 		source: telemetry.Peer{Addr: in.Remote, Identity: p.ID, Workload: w.sourceOf(p, in)},
 	}, nil
 }

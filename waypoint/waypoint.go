@@ -22,6 +22,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/waypoint/config"
@@ -48,7 +50,8 @@ type Waypoint struct {
 	registry  *prometheus.Registry
 	counts    counts
 	reports   *report.Reporter
-	conns     []io.Closer // to the control plane
+	spans     *tracing.Exporter // nil when nobody wants any
+	conns     []io.Closer       // to the control plane
 	xds       *xds.Client
 	certs     *identity.Manager
 	state     *workload.Store
@@ -91,7 +94,10 @@ func New(cfg Config, deps Deps) (*Waypoint, error) {
 
 // wire makes the parts and connects them, from the bottom up.
 func (w *Waypoint) wire(deps Deps) (err error) {
-	if w.reports, err = report.New(w.log, w.registry); err != nil {
+	if w.spans, err = telemetry.NewSpans(w.cfg.Tracing, w.log, w.registry); err != nil {
+		return err
+	}
+	if w.reports, err = report.New(w.log, w.registry, w.spans); err != nil {
 		return err
 	}
 	w.counts = counts{
@@ -220,6 +226,7 @@ func (w *Waypoint) Run(ctx context.Context) error {
 	defer release()
 	for name, run := range map[string]func(context.Context) error{
 		"xds": w.xds.Run, "identity": w.certs.Run, "upstreams": w.upstreams.Run, "status": w.serveStatus, "roots": w.watchRoots,
+		"spans": w.spans.Run,
 	} {
 		parts.Go(control, name, func(control context.Context) {
 			if err := run(control); control.Err() == nil {
@@ -255,6 +262,7 @@ func (w *Waypoint) Close() error {
 		errs = append(errs, c.Close())
 	}
 	w.conns = nil
+	errs = append(errs, w.spans.Close())
 	return errors.Join(errs...)
 }
 

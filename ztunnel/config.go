@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/netns"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 )
 
 // Config says who this node proxy is and how it works. Its zero value, with
@@ -33,6 +34,9 @@ type Config struct {
 	// Drain is how long open connections may go on after Run was asked to
 	// stop. Zero means 5 s.
 	Drain time.Duration
+	// Tracing says where the spans of connections go. The zero Config means that
+	// there are none.
+	Tracing tracing.Config
 	// Listen says where people and machines may look at us.
 	Listen Listen
 	// Settings are the effective settings as text, for config_dump.

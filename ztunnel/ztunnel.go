@@ -21,6 +21,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/sockowner"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
@@ -52,6 +53,7 @@ type Ztunnel struct {
 	agent *zds.Client       // nil in dedicated mode
 	owner *sockowner.Client // nil when nobody is asked
 	admin *admin.Server
+	spans *tracing.Exporter // nil when nobody wants any
 
 	quit     chan struct{} // closed when somebody asked us to end
 	quitOnce sync.Once
@@ -77,7 +79,10 @@ func (z *Ztunnel) wire(deps Deps) error {
 	if err != nil {
 		return err
 	}
-	records, err := telemetry.NewRecords(telemetry.Config{}, telemetry.Deps{Log: z.log, Registry: reg})
+	if z.spans, err = telemetry.NewSpans(z.cfg.Tracing, z.log, reg); err != nil {
+		return err
+	}
+	records, err := telemetry.NewRecords(telemetry.Config{}, telemetry.Deps{Log: z.log, Registry: reg, Spans: z.spans})
 	if err != nil {
 		return err
 	}
@@ -196,7 +201,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}, {"access log", z.records.Run}} {
+	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}, {"access log", z.records.Run}, {"spans", z.spans.Run}} {
 		parts.Go(control, part.name, func(control context.Context) {
 			if err := part.run(control); control.Err() == nil {
 				stop(errs.Keep(part.name, err))
@@ -247,6 +252,7 @@ func (z *Ztunnel) Close() error {
 		errs = append(errs, c.Close())
 	}
 	z.conns = nil
+	errs = append(errs, z.spans.Close())
 	if z.owner != nil {
 		z.owner.Close()
 	}

@@ -22,12 +22,13 @@ var arrows = map[string][]string{
 	"internal/lifecycle":   nil,
 	"internal/netns":       nil,
 	"internal/grpcclient":  nil,
+	"internal/tracing":     nil,
 	"internal/yamldir":     nil,
 	"internal/images":      nil,
 
 	// Level 1.
 	"internal/policy":    {"internal/identity"},
-	"internal/telemetry": {"internal/identity", "internal/streamio"},
+	"internal/telemetry": {"internal/identity", "internal/streamio", "internal/tracing"},
 	"internal/xds":       nil,
 	"internal/caclient":  {"internal/identity"},
 	"internal/zds":       {"internal/netns"},
@@ -50,14 +51,14 @@ var arrows = map[string][]string{
 	// Level 3: components. The root package of each is its assembly.
 	"ztunnel": {
 		"ztunnel/...", "internal/identity", "internal/caclient", "internal/grpcclient", "internal/hbone", "internal/netns",
-		"internal/policy", "internal/sockowner", "internal/telemetry", "internal/workload", "internal/xds", "internal/zds",
+		"internal/policy", "internal/sockowner", "internal/telemetry", "internal/tracing", "internal/workload", "internal/xds", "internal/zds",
 	},
 	"ztunnel/capture": {"internal/netns", "internal/workload"},
 	"ztunnel/route":   {"internal/workload", "internal/identity", "internal/policy", "internal/hbone"},
-	"ztunnel/about":   {"ztunnel/route", "internal/workload", "internal/identity", "internal/hbone", "internal/telemetry"},
+	"ztunnel/about":   {"internal/tracing", "ztunnel/route", "internal/workload", "internal/identity", "internal/hbone", "internal/telemetry"},
 	"ztunnel/outbound": {
 		"ztunnel/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
-		"internal/hbone", "internal/streamio", "internal/telemetry",
+		"internal/hbone", "internal/streamio", "internal/telemetry", "internal/tracing",
 	},
 	"ztunnel/inbound": {
 		"ztunnel/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
@@ -78,8 +79,8 @@ var arrows = map[string][]string{
 	"waypoint/match":    {"waypoint/message"},
 	"waypoint/filter":   {"waypoint/message", "waypoint/match", "internal/policy", "internal/identity"},
 	"waypoint/config":   {"waypoint/message", "waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
-	"waypoint/report":   {"internal/telemetry", "internal/identity"},
-	"waypoint/upstream": {"internal/policy", "waypoint/message", "waypoint/http1", "waypoint/http2", "waypoint/config", "internal/workload", "internal/identity", "internal/hbone"},
+	"waypoint/report":   {"internal/telemetry", "internal/identity", "internal/tracing"},
+	"waypoint/upstream": {"internal/policy", "internal/tracing", "waypoint/message", "waypoint/http1", "waypoint/http2", "waypoint/config", "internal/workload", "internal/identity", "internal/hbone"},
 
 	"istiod-lite":              {"istiod-lite/...", "internal/identity", "internal/telemetry"},
 	"istiod-lite/kube":         {"istiod-lite/model"},
@@ -101,8 +102,8 @@ var arrows = map[string][]string{
 	"cni/kube":     {"cni/agent"},
 
 	// Level 4: flags become a Config, and the assembly runs.
-	"ztunnel/cmd/...":         {"ztunnel", "internal/telemetry"},
-	"waypoint/cmd/...":        {"waypoint", "internal/program"},
+	"ztunnel/cmd/...":         {"ztunnel", "internal/telemetry", "internal/tracing"},
+	"waypoint/cmd/...":        {"waypoint", "internal/program", "internal/tracing"},
 	"istiod-lite/cmd/...":     {"istiod-lite", "internal/program"},
 	"cni/cmd/...":             {"cni", "cni/...", "internal/program", "internal/zds", "internal/netns", "internal/yamldir"},
 	"internal/images/cmd/...": {"internal/images"},

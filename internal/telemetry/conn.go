@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 )
 
 // Direction says from which end a proxy sees a connection.
@@ -107,6 +108,9 @@ type Conn struct {
 	// OriginalDst is where the client was going, ActualDst what we dial.
 	OriginalDst netip.AddrPort
 	ActualDst   netip.AddrPort
+	// Trace is the place of the connection in a trace; zero, or not sampled, when
+	// nobody wants to see it in one.
+	Trace tracing.Link
 	// Policy names the rule that decided; empty when none had to.
 	Policy string
 }

@@ -94,6 +94,9 @@ func (r *Record) Close(err error) {
 
 	r.logClosed(end, err)
 	rs.recent.add(func(e *Entry) { r.fillClosed(e, end, flag, err) })
+	if r.conn.Trace.Sampled() {
+		rs.spans.Add(r.span(end, flag, err))
+	}
 }
 
 // collect moves what the byte counters have gained into the series.

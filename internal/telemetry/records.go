@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ambit-mesh/ambit/internal/streamio"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 )
 
 // Config tunes [Records]. The zero Config is ready for use.
@@ -42,10 +43,12 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Deps are the collaborators of [Records]. All fields are required.
+// Deps are the collaborators of [Records]. All fields but Spans are required.
 type Deps struct {
 	Log      *zap.Logger           // the access log is written to its scope "access"
 	Registry prometheus.Registerer // the connection metrics are registered here
+	// Spans gets the connections that are in a sampled trace; it may be nil.
+	Spans *tracing.Exporter
 }
 
 // Records knows the connections of one process: those that live, those that
@@ -55,6 +58,7 @@ type Records struct {
 	log    *zap.Logger
 	series *seriesTable
 	recent *ring
+	spans  *tracing.Exporter // may be nil
 	now    func() time.Time
 
 	// Any goroutine.
@@ -80,6 +84,7 @@ func NewRecords(cfg Config, deps Deps) (*Records, error) {
 		log:    deps.Log.Named("access"),
 		series: newSeriesTable(cfg.Series),
 		recent: newRing(cfg.Recent),
+		spans:  deps.Spans,
 		now:    time.Now,
 	}
 	r.endings.wake = make(chan struct{}, 1)
@@ -88,6 +93,10 @@ func NewRecords(cfg Config, deps Deps) (*Records, error) {
 	}
 	return r, nil
 }
+
+// Spans is who gets connections that are in a sampled trace. It may be nil, which
+// is ready for use.
+func (r *Records) Spans() *tracing.Exporter { return r.spans }
 
 // Open starts the record of a connection: it is counted as opened and listed
 // until [Record.Close], which the caller must call once on every path.

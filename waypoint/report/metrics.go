@@ -43,10 +43,11 @@ type key struct {
 	grpc, flags         string
 }
 
-// series are the counts of one set of labels.
+// series are the counts of one set of labels; those that its protocol has not are nil.
 type series struct {
 	requests                              prometheus.Counter
 	duration, requestBytes, responseBytes prometheus.Observer
+	requestMessages, responseMessages     prometheus.Counter
 	opened, closed, received, sent        prometheus.Counter
 }
 
@@ -54,6 +55,7 @@ type series struct {
 type metrics struct {
 	requests                              *prometheus.CounterVec
 	duration, requestBytes, responseBytes *prometheus.HistogramVec
+	requestMessages, responseMessages     *prometheus.CounterVec
 	opened, closed, received, sent        *prometheus.CounterVec
 
 	mu  sync.RWMutex
@@ -69,18 +71,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &metrics{
-		requests:      counter("istio_requests_total", "Requests served."),
-		duration:      histogram("istio_request_duration_milliseconds", "From the first byte of a request to the last of its answer.", durations),
-		requestBytes:  histogram("istio_request_bytes", "Bytes of request bodies.", sizes),
-		responseBytes: histogram("istio_response_bytes", "Bytes of the bodies of answers.", sizes),
-		opened:        counter("istio_tcp_connections_opened_total", "Connections that are not HTTP, opened."),
-		closed:        counter("istio_tcp_connections_closed_total", "Connections that are not HTTP, closed."),
-		received:      counter("istio_tcp_received_bytes_total", "Bytes from clients on connections that are not HTTP."),
-		sent:          counter("istio_tcp_sent_bytes_total", "Bytes to clients on connections that are not HTTP."),
-		all:           map[key]*series{},
+		requests:         counter("istio_requests_total", "Requests served."),
+		duration:         histogram("istio_request_duration_milliseconds", "From the first byte of a request to the last of its answer.", durations),
+		requestBytes:     histogram("istio_request_bytes", "Bytes of request bodies.", sizes),
+		responseBytes:    histogram("istio_response_bytes", "Bytes of the bodies of answers.", sizes),
+		requestMessages:  counter("istio_request_messages_total", "Messages of gRPC from clients."),
+		responseMessages: counter("istio_response_messages_total", "Messages of gRPC to clients."),
+		opened:           counter("istio_tcp_connections_opened_total", "Connections that are not HTTP, opened."),
+		closed:           counter("istio_tcp_connections_closed_total", "Connections that are not HTTP, closed."),
+		received:         counter("istio_tcp_received_bytes_total", "Bytes from clients on connections that are not HTTP."),
+		sent:             counter("istio_tcp_sent_bytes_total", "Bytes to clients on connections that are not HTTP."),
+		all:              map[key]*series{},
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.requestBytes, m.responseBytes, m.opened, m.closed, m.received, m.sent} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.requestBytes, m.responseBytes, m.requestMessages, m.responseMessages, m.opened, m.closed, m.received, m.sent} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -113,14 +117,27 @@ func (m *metrics) of(rec *Record) *series {
 			return s
 		}
 	}
-	values := k.values()
-	s = &series{
+	s = m.resolve(k.protocol, k.values())
+	m.all[k] = s
+	return s
+}
+
+// resolve finds the series of a set of label values: those that a protocol has, so
+// that nobody finds a counter of connections with a status.
+func (m *metrics) resolve(p Protocol, values []string) *series {
+	if p == TCP {
+		return &series{
+			opened: m.opened.WithLabelValues(values...), closed: m.closed.WithLabelValues(values...),
+			received: m.received.WithLabelValues(values...), sent: m.sent.WithLabelValues(values...),
+		}
+	}
+	s := &series{
 		requests: m.requests.WithLabelValues(values...), duration: m.duration.WithLabelValues(values...),
 		requestBytes: m.requestBytes.WithLabelValues(values...), responseBytes: m.responseBytes.WithLabelValues(values...),
-		opened: m.opened.WithLabelValues(values...), closed: m.closed.WithLabelValues(values...),
-		received: m.received.WithLabelValues(values...), sent: m.sent.WithLabelValues(values...),
 	}
-	m.all[k] = s
+	if p == GRPC {
+		s.requestMessages, s.responseMessages = m.requestMessages.WithLabelValues(values...), m.responseMessages.WithLabelValues(values...)
+	}
 	return s
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
 
@@ -53,14 +54,17 @@ func (e *Endpoint) connect(ctx context.Context) (net.Conn, error) {
 		}
 		return conn, err
 	}
-	u := e.h.c.u
+	u, header := e.h.c.u, sourceHeader
+	if e.Trace.Sampled() {
+		header = hbone.Header{sourceHeader[0], {Name: tracing.Header, Value: e.Trace.String()}}
+	}
 	return u.pool.Open(ctx, hbone.Target{
 		Key: hbone.Key{Source: u.cfg.Identity.String(), Destinations: joinIDs(e.accept), Address: e.Tunnel},
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", e.Tunnel.String())
 		},
 		TLS: u.tls(e.accept),
-	}, hbone.Request{Authority: hbone.AuthorityFrom(e.App), Header: sourceHeader})
+	}, hbone.Request{Authority: hbone.AuthorityFrom(e.App), Header: header})
 }
 
 // joinIDs is one text for a list of identities.

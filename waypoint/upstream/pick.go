@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 )
@@ -33,6 +34,8 @@ type Endpoint struct {
 	// invalid when there is none.
 	App, Tunnel netip.AddrPort
 	Traffic     *waypointapi.Traffic
+	// Trace is told to the tunnel that is opened; zero: nothing is.
+	Trace tracing.Context
 
 	accept []identity.ID
 	h      *host

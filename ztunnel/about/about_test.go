@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
@@ -31,12 +32,10 @@ func web() *workload.Workload {
 func TestRequestHeaderIsReadBack(t *testing.T) {
 	client := netip.MustParseAddrPort("10.0.0.1:4711")
 	svc := &workload.Service{Key: workload.Key{Namespace: "shop", Hostname: "cart.shop.svc.cluster.local"}}
-	got := ParseCaller(RequestHeader(web(), client, svc))
-	if got.Trace == (route.Traceparent{}) {
-		t.Error("no traceparent")
-	}
-	got.Trace = route.Traceparent{}
+	trace := tracing.NewContext()
+	got := ParseCaller(RequestHeader(web(), client, svc, trace))
 	want := Caller{
+		Trace:     trace,
 		Baggage:   route.BaggageOf(web()),
 		Forwarded: route.Forwarded{For: client, Host: "cart.shop.svc.cluster.local"},
 	}
@@ -50,19 +49,13 @@ func TestRequestHeaderIsReadBack(t *testing.T) {
 func TestXForwardedNetworkOnlyInner(t *testing.T) {
 	w := web()
 	w.Network = "n1"
-	sent := RequestHeader(w, netip.MustParseAddrPort("10.0.0.1:4711"), nil)
+	sent := RequestHeader(w, netip.MustParseAddrPort("10.0.0.1:4711"), nil, tracing.NewContext())
 	if len(sent.Values(route.HeaderNetwork)) != 0 || ParseCaller(sent).Network != "" {
 		t.Errorf("the header of an outer request has %s: %v", route.HeaderNetwork, sent)
 	}
 	inner := append(sent, hbone.Header{{Name: route.HeaderNetwork, Value: "n2"}}...)
 	if got := ParseCaller(inner).Network; got != "n2" {
 		t.Errorf("the network of an inner request is read as %q, want n2", got)
-	}
-}
-
-func TestTraceparentsDiffer(t *testing.T) {
-	if one, other := newTraceparent(), newTraceparent(); one == other {
-		t.Error("two connections have the same traceparent")
 	}
 }
 

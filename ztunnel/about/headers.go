@@ -1,11 +1,10 @@
 package about
 
 import (
-	"encoding/binary"
-	"math/rand/v2"
 	"net/netip"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
@@ -15,14 +14,14 @@ import (
 type Caller struct {
 	Baggage   route.Baggage
 	Forwarded route.Forwarded
-	Trace     route.Traceparent // zero when there is none
-	Network   string            // the sender's, when the request crossed networks
+	Trace     tracing.Context // zero when there is none
+	Network   string          // the sender's, when the request crossed networks
 }
 
 // RequestHeader is what we send with a CONNECT: who asks (baggage), for which
-// client (forwarded), meaning which service (may be nil), and an id by which
-// the log lines of both ends can be joined.
-func RequestHeader(source *workload.Workload, client netip.AddrPort, service *workload.Service) hbone.Header {
+// client (forwarded), meaning which service (may be nil), and the place in a trace
+// by which what both ends tell can be joined.
+func RequestHeader(source *workload.Workload, client netip.AddrPort, service *workload.Service, trace tracing.Context) hbone.Header {
 	f := route.Forwarded{For: client}
 	if service != nil {
 		f.Host = service.Hostname
@@ -30,7 +29,7 @@ func RequestHeader(source *workload.Workload, client netip.AddrPort, service *wo
 	return hbone.Header{
 		{Name: route.HeaderBaggage, Value: route.BaggageOf(source).String()},
 		{Name: route.HeaderForwarded, Value: f.String()},
-		{Name: route.HeaderTraceparent, Value: newTraceparent().String()},
+		{Name: tracing.Header, Value: trace.String()},
 	}
 }
 
@@ -46,17 +45,8 @@ func ParseCaller(h hbone.Header) Caller {
 		Forwarded: route.ParseForwarded(h.Get(route.HeaderForwarded)),
 		Network:   h.Get(route.HeaderNetwork),
 	}
-	if t, err := route.ParseTraceparent(h.Get(route.HeaderTraceparent)); err == nil {
+	if t, err := tracing.ParseContext(h.Get(tracing.Header)); err == nil {
 		c.Trace = t
 	}
 	return c
-}
-
-// newTraceparent makes an id for one connection. It is no secret, so the fast
-// random source will do; the lowest bit is set because zero is not an id.
-func newTraceparent() (t route.Traceparent) {
-	binary.BigEndian.PutUint64(t.Trace[:8], rand.Uint64())
-	binary.BigEndian.PutUint64(t.Trace[8:], rand.Uint64()|1)
-	binary.BigEndian.PutUint64(t.Span[:], rand.Uint64()|1)
-	return t
 }

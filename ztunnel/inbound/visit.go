@@ -67,6 +67,7 @@ func (in *Inbound) describe(snap *workload.Snapshot, own *workload.Workload, r R
 		Service:     about.Service(route.GuessService(snap, own, t, caller.Forwarded.Host)),
 		Pod:         in.pod.UID,
 		ActualDst:   t.Dial,
+		Trace:       in.records.Spans().Child(caller.Trace),
 	}
 	if r.Peer == nil {
 		c.OriginalDst = r.Local

@@ -96,7 +96,7 @@ func (o *Outbound) openOnce(ctx context.Context, f *flight, plan route.Plan) (wa
 	o.mu.Lock()
 	f.key = t.Key
 	o.mu.Unlock()
-	r := hbone.Request{Authority: plan.Authority, Header: about.RequestHeader(f.source, f.Client, plan.Service)}
+	r := hbone.Request{Authority: plan.Authority, Header: about.RequestHeader(f.source, f.Client, plan.Service, f.trace.Context)}
 	if n := o.neighbour(f, plan); n != nil {
 		return o.openLocal(ctx, f, n, t, r)
 	}

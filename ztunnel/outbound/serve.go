@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/about"
 	"github.com/ambit-mesh/ambit/ztunnel/capture"
@@ -20,6 +21,7 @@ type flight struct {
 	out    *Outbound
 	source *workload.Workload
 	start  time.Time
+	trace  tracing.Link
 	permit *policy.Permit
 
 	// Guarded by Outbound.mu.
@@ -75,7 +77,7 @@ func (o *Outbound) Serve(ctx context.Context, c *capture.Conn) {
 // be; the caller must call end.
 func (o *Outbound) begin(ctx context.Context, c *capture.Conn) (context.Context, *flight) {
 	o.records.SocketOpened(telemetry.Outbound)
-	f := &flight{Conn: c, out: o, start: time.Now()}
+	f := &flight{Conn: c, out: o, start: time.Now(), trace: o.records.Spans().Root()}
 
 	// A permit, so that whatever ends the pod, its identity or the process
 	// finds the connection. What may be reached is decided at the other end.
@@ -142,6 +144,7 @@ func (o *Outbound) describe(f *flight, p *route.Plan, way way) telemetry.Conn {
 		Pod:         o.pod.UID,
 		OriginalDst: f.Target,
 		ActualDst:   p.Hop,
+		Trace:       f.trace,
 	}
 	if p.Mode == route.Tunnel {
 		c.Hop, c.Authority = telemetry.HopTunnel, p.Authority.String()

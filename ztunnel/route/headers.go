@@ -1,8 +1,6 @@
 package route
 
 import (
-	"encoding/hex"
-	"fmt"
 	"net/netip"
 	"strings"
 
@@ -11,9 +9,8 @@ import (
 
 // Names of the headers that proxies add to a CONNECT request.
 const (
-	HeaderForwarded   = "forwarded"
-	HeaderBaggage     = "baggage"
-	HeaderTraceparent = "traceparent"
+	HeaderForwarded = "forwarded"
+	HeaderBaggage   = "baggage"
 	// HeaderNetwork names the sender's network on a stream that crossed one.
 	HeaderNetwork = "x-forwarded-network"
 )
@@ -222,70 +219,4 @@ func (b *Baggage) set(key, value string) {
 			}
 		}
 	}
-}
-
-// Traceparent names a trace and the span that is the parent of what follows.
-// The zero Traceparent means "none". It is comparable.
-type Traceparent struct {
-	Trace [16]byte
-	Span  [8]byte
-	Flags byte
-}
-
-// NewTraceparent makes a random one, not sampled. fill fills its argument with
-// random bytes; crypto/rand.Read does.
-func NewTraceparent(fill func([]byte) (int, error)) (Traceparent, error) {
-	var t Traceparent
-	if _, err := fill(t.Trace[:]); err != nil {
-		return Traceparent{}, fmt.Errorf("random trace id: %w", err)
-	}
-	if _, err := fill(t.Span[:]); err != nil {
-		return Traceparent{}, fmt.Errorf("random span id: %w", err)
-	}
-	return t, nil
-}
-
-// String is the header value. Source: W3C Trace Context, section 3.2.
-func (t Traceparent) String() string {
-	out := make([]byte, 0, 55)
-	out = hex.AppendEncode(append(out, "00-"...), t.Trace[:])
-	out = hex.AppendEncode(append(out, '-'), t.Span[:])
-	out = hex.AppendEncode(append(out, '-'), []byte{t.Flags})
-	return string(out)
-}
-
-// ParseTraceparent reads a header value. A version above 00 may have more at its
-// end; version ff and ids of zeros are invalid.
-func ParseTraceparent(s string) (Traceparent, error) {
-	const size = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-00")
-	bad := func(why string) (Traceparent, error) {
-		return Traceparent{}, fmt.Errorf("traceparent: %s", why)
-	}
-	switch {
-	case len(s) < size:
-		return bad("too short")
-	case strings.ContainsAny(s[:size], "ABCDEF"):
-		return bad("hex digits are not lower case")
-	case s[2] != '-' || s[35] != '-' || s[52] != '-':
-		return bad("want version-trace-span-flags")
-	case s[:2] == "ff":
-		return bad("version ff is invalid")
-	case s[:2] == "00" && len(s) > size, len(s) > size && s[size] != '-':
-		return bad("too long")
-	}
-	var t Traceparent
-	var small [1]byte
-	for _, part := range []struct {
-		text string
-		into []byte
-	}{{s[:2], small[:]}, {s[3:35], t.Trace[:]}, {s[36:52], t.Span[:]}, {s[53:55], small[:]}} {
-		if _, err := hex.Decode(part.into, []byte(part.text)); err != nil {
-			return bad(err.Error())
-		}
-	}
-	t.Flags = small[0]
-	if t.Trace == ([16]byte{}) || t.Span == ([8]byte{}) {
-		return bad("an id is all zeros")
-	}
-	return t, nil
 }

@@ -1,8 +1,6 @@
 package route_test
 
 import (
-	"crypto/rand"
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -110,54 +108,10 @@ func TestBaggageOfAWorkload(t *testing.T) {
 	}
 }
 
-func TestTraceparent(t *testing.T) {
-	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	tests := []struct {
-		name, in string
-		ok       bool
-	}{
-		{"good", good, true},
-		{"later version with more", "01" + good[2:] + "-extra", true},
-		{"version 00 with more", good + "-extra", false},
-		{"later version, no separator", "01" + good[2:] + "extra", false},
-		{"version ff", "ff" + good[2:], false},
-		{"upper case", strings.ToUpper(good), false},
-		{"too short", good[:54], false},
-		{"no hex", strings.Replace(good, "0af7", "0xf7", 1), false},
-		{"trace of zeros", "00-00000000000000000000000000000000-b7ad6b7169203331-01", false},
-		{"span of zeros", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", false},
-		{"separators", strings.ReplaceAll(good, "-", "_"), false},
-		{"empty", "", false},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			tp, err := route.ParseTraceparent(tt.in)
-			if (err == nil) != tt.ok {
-				t.Fatalf("ParseTraceparent = %v, %v; want ok = %v", tp, err, tt.ok)
-			}
-			if tt.ok && tp.String() != good {
-				t.Errorf("text = %s, want %s", tp, good)
-			}
-		})
-	}
-	a, err := route.NewTraceparent(rand.Read)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := route.ParseTraceparent(a.String()); err != nil || again != a || !strings.HasSuffix(a.String(), "-00") {
-		t.Errorf("a new traceparent %v parses to %v, %v", a, again, err)
-	}
-	empty := errors.New("no randomness")
-	if _, err := route.NewTraceparent(func([]byte) (int, error) { return 0, empty }); !errors.Is(err, empty) {
-		t.Errorf("NewTraceparent = %v, want %v", err, empty)
-	}
-}
-
 // What is read can be written, and reads the same again.
 func FuzzHeaders(f *testing.F) {
 	for _, s := range []string{
 		`for="10.0.0.1:1234";host=s.ns.svc`, `host="a\"b";for=[::1]:1`, `for="10.0.0.1:1`, "k8s.cluster.name=c1,k8s.job.name=n=m;x",
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
 	} {
 		f.Add(s)
 	}
@@ -169,11 +123,6 @@ func FuzzHeaders(f *testing.F) {
 		b := route.ParseBaggage(s)
 		if again := route.ParseBaggage(b.String()); again != b {
 			t.Errorf("baggage %q = %+v, written and read again %+v", s, b, again)
-		}
-		if tp, err := route.ParseTraceparent(s); err == nil {
-			if again, err := route.ParseTraceparent(tp.String()); err != nil || again != tp {
-				t.Errorf("traceparent %q = %v, written and read again %v, %v", s, tp, again, err)
-			}
 		}
 		for _, text := range []string{fw.String(), b.String()} {
 			for _, c := range []byte(text) {
@@ -189,8 +138,7 @@ func FuzzHeaders(f *testing.F) {
 func TestHeaderTextsTakeOneAllocation(t *testing.T) {
 	b := route.Baggage{Cluster: "Kubernetes", Namespace: "shop", WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
 	f := route.Forwarded{For: netip.MustParseAddrPort("[2001:db8:1:2:3:4:5:6]:65535"), Host: "cart.shop.svc.cluster.local"}
-	tp := route.Traceparent{Trace: [16]byte{1}, Span: [8]byte{2}}
-	for name, text := range map[string]func() string{"baggage": b.String, "forwarded": f.String, "traceparent": tp.String} {
+	for name, text := range map[string]func() string{"baggage": b.String, "forwarded": f.String} {
 		if n := testing.AllocsPerRun(100, func() { _ = text() }); n > 1 {
 			t.Errorf("%s takes %.0f allocations, want 1", name, n)
 		}

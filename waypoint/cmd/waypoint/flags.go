@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ambit-mesh/ambit/internal/program"
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/waypoint"
 )
 
@@ -41,6 +42,11 @@ takes tunnels on --listen, knows the caller by the certificate of the tunnel, ap
 routes and policies to each request, and sends it to an endpoint through a tunnel of
 its own. Each flag can be given by the environment variable in its description.
 
+Spans of requests in sampled traces go to an OpenTelemetry collector (gRPC) when
+OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names one, as
+http(s)://host:port; OTEL_TRACES_SAMPLER_ARG is the share of traces that begin here
+which is sampled (default 0.01), OTEL_EXPORTER_OTLP_CERTIFICATE a file of roots.
+
 Exit codes: 0 asked to stop, 1 failed while running, 2 wrong flags or files.`
 
 // command declares the flags.
@@ -50,7 +56,9 @@ func (f *flags) command() *cobra.Command {
 		Args: cobra.NoArgs, Version: version + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f.complete()
+			if err := f.complete(os.LookupEnv); err != nil {
+				return err
+			}
 			return f.serve(cmd.Context())
 		},
 	}
@@ -97,8 +105,8 @@ func fromEnvironment(p *pflag.FlagSet, into *string, name, env, def, help string
 	p.StringVar(into, name, def, fmt.Sprintf("%s (%s)", help, env))
 }
 
-// complete fills what follows from the rest.
-func (f *flags) complete() {
+// complete fills what follows from the rest, and from variables that have no flag.
+func (f *flags) complete(lookup func(string) (string, bool)) (err error) {
 	f.cfg.Version = version
 	f.cfg.Gateway.Namespace = f.cfg.Node.PodNamespace
 	xds, ca := &f.cfg.XDS, &f.cfg.CA
@@ -114,4 +122,6 @@ func (f *flags) complete() {
 			u.Address = "https://" + u.Address
 		}
 	}
+	f.cfg.Tracing, err = tracing.FromEnvironment(lookup, f.cfg.Gateway.Name+"."+f.cfg.Gateway.Namespace)
+	return err
 }

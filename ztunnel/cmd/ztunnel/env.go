@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
@@ -81,6 +82,7 @@ func load(w world) (ztunnel.Config, options, error) {
 		Listen:    r.listen(pc),
 	}
 	cfg.XDS, cfg.CA = r.upstreams(pc)
+	cfg.Tracing = r.tracing()
 	opt := options{
 		logLevel: r.text("RUST_LOG", "info"),
 		logJSON:  r.oneOf("LOG_FORMAT", "plain", "json") == "json",
@@ -90,6 +92,21 @@ func load(w world) (ztunnel.Config, options, error) {
 	}
 	cfg.Settings = r.seen
 	return cfg, opt, errors.Join(r.errs...)
+}
+
+// tracing reads where spans go.
+func (r *reader) tracing() tracing.Config {
+	cfg, err := tracing.FromEnvironment(func(name string) (string, bool) {
+		v := r.text(name, "")
+		return v, v != ""
+	}, "ztunnel")
+	if err != nil {
+		r.errs = append(r.errs, err)
+	}
+	if node := r.env["NODE_NAME"]; cfg.Endpoint != "" && node != "" {
+		cfg.Resource = append(cfg.Resource, tracing.Attr{Key: "k8s.node.name", Text: node})
+	}
+	return cfg
 }
 
 // proxyConfig reads the mesh file, then lays PROXY_CONFIG over it.

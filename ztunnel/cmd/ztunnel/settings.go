@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/ambit-mesh/ambit/internal/tracing"
 )
 
 // setting is one thing that can be set, by an environment variable or by the
@@ -83,6 +85,14 @@ var settings = []setting{
 	{env: "ADMIN_ADDR", def: "localhost:15000", help: "administration; keep it on loopback"},
 	{env: "STATS_ADDR", def: ":15020", help: "Prometheus metrics"},
 	{env: "READINESS_ADDR", def: ":15021", help: "readiness"},
+	{env: tracing.EnvEndpoint, help: "http(s)://host:port of an OpenTelemetry collector (gRPC): connections in sampled traces become spans; without it there are none"},
+	{env: tracing.EnvTraces, help: "the same, for traces only; has priority"},
+	{env: tracing.EnvProtocol, def: "grpc", help: "grpc is the only one"},
+	{env: tracing.EnvCertificate, def: "those of the system", help: "file of the roots to trust there"},
+	{env: tracing.EnvSampler, def: "parentbased_traceidratio", help: "or parentbased_always_on, parentbased_always_off: of traces that begin here"},
+	{env: tracing.EnvSamplerArg, def: "0.01", help: "share of the traces that begin here which is sampled, 0 to 1"},
+	{env: tracing.EnvService, def: "ztunnel", help: "what we call ourselves there"},
+	{env: tracing.EnvDisabled, def: "false", help: "true: no spans, whatever else is said"},
 	{env: "AMBIT_SOCKET_OWNER", def: "/var/run/ztunnel/sockets.sock", help: "where the CNI agent says whether a plaintext caller is the kubelet; off: policy alone decides about probes"},
 	{env: "AMBIT_LOCAL_PATH", def: "on", help: "off: encrypt between two pods of this node too"},
 	{env: "AMBIT_OWN_RECORDS", def: "on", help: "off: crypto/tls does the records of tunnels, as in FIPS mode (slower)"},

@@ -5,7 +5,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"strings"
-	"sync/atomic"
+	"time"
 )
 
 const (
@@ -18,10 +18,17 @@ const (
 	// is not small, and what makes the runtime wait until collectAt (it starts at
 	// 4 MiB times the percentage).
 	growthLeast, growthMost = 100, 400
+	// steadyAfter is how many collections, each within steadyTime of the one before,
+	// have found no more alive than that one: then what is collected is what comes and
+	// goes. While what lives grows, the heap is collected as ever, so that it lies
+	// densely: a thousand idle connections would otherwise lie among as much garbage.
+	// Both are our choice.
+	steadyAfter = 3
+	steadyTime  = time.Second
 )
 
-// PaceCollector lets a small heap be collected more rarely: not before it has
-// grown to 16 MiB. A larger one is collected as ever, when it has doubled, and a
+// PaceCollector lets a small heap be collected more rarely while what lives does not
+// grow: not before it has grown to 16 MiB. A larger one is collected as ever, when it has doubled, and a
 // memory limit counts as ever. It does nothing when GOGC is set in environ. Call
 // it once.
 func PaceCollector(environ []string) {
@@ -35,10 +42,14 @@ func PaceCollector(environ []string) {
 	afterEachCollection(p.adjust)
 }
 
-// pacer is what the heap may grow by now.
+// pacer is what the heap may grow by now. One goroutine uses it: first the one that
+// makes it, then that of finalizers.
 type pacer struct {
-	percent atomic.Int64
-	samples []metrics.Sample // used by one goroutine: that of finalizers
+	percent int
+	samples []metrics.Sample
+	live    uint64    // after the last collection
+	at      time.Time // of the last collection
+	steady  int       // collections that found nothing grown
 }
 
 // newPacer has decided nothing yet.
@@ -52,9 +63,25 @@ func (p *pacer) adjust() {
 	if p.samples[0].Value.Kind() != metrics.KindUint64 {
 		return
 	}
-	if want := growthFor(p.samples[0].Value.Uint64()); p.percent.Swap(int64(want)) != int64(want) {
+	if want := p.next(p.samples[0].Value.Uint64(), time.Now()); p.percent != want {
+		p.percent = want
 		debug.SetGCPercent(want) // stops the world: only when it changes
 	}
+}
+
+// next is what the heap may grow by, in percent, when a collection at now has found
+// live bytes.
+func (p *pacer) next(live uint64, now time.Time) int {
+	if grown := live > p.live+p.live/16; grown || now.Sub(p.at) > steadyTime {
+		p.steady = 0
+	} else {
+		p.steady++
+	}
+	p.live, p.at = live, now
+	if p.steady < steadyAfter {
+		return growthLeast
+	}
+	return growthFor(live)
 }
 
 // growthFor is what a heap of live bytes may grow by, in percent, in few steps so

@@ -47,26 +47,47 @@ func TestAfterEachCollection(t *testing.T) {
 	}
 }
 
-// A heap that has become large is collected as the runtime does by itself, and a
-// value that somebody has set is left alone.
+// The heap may grow further only while collections follow each other and find no
+// more alive than before.
+func TestPacerNext(t *testing.T) {
+	p := newPacer()
+	now := time.Now()
+	steps := []struct {
+		why   string
+		live  uint64
+		after time.Duration
+		want  int
+	}{
+		{"the start", 2 << 20, 0, 100},
+		{"once", 2 << 20, 100 * time.Millisecond, 100},
+		{"twice", 2 << 20, 100 * time.Millisecond, 100},
+		{"a third time", 2 << 20, 100 * time.Millisecond, 400},
+		{"a little more", 2<<20 + 2<<16, 900 * time.Millisecond, 400},
+		{"many connections", 3 << 20, 100 * time.Millisecond, 100},
+		{"once", 3 << 20, 100 * time.Millisecond, 100},
+		{"twice", 3 << 20, 100 * time.Millisecond, 100},
+		{"a third time", 3 << 20, 100 * time.Millisecond, 400},
+		{"less", 1 << 20, 100 * time.Millisecond, 400},
+		{"long idle", 1 << 20, time.Minute, 100},
+	}
+	for i, s := range steps {
+		now = now.Add(s.after)
+		if got := p.next(s.live, now); got != s.want {
+			t.Errorf("step %d, %s: %d %%, want %d", i, s.why, got, s.want)
+		}
+	}
+}
+
+// What is decided is in force, and a value that somebody has set is left alone.
 func TestPaceCollector(t *testing.T) {
-	before := debug.SetGCPercent(100)
+	before := debug.SetGCPercent(70)
 	defer debug.SetGCPercent(before)
 	PaceCollector([]string{"GOGC=50"})
-	if got := debug.SetGCPercent(100); got != 100 {
+	if got := debug.SetGCPercent(70); got != 70 {
 		t.Errorf("with GOGC set it is %d %%, want what it was", got)
 	}
-	p := newPacer()
-	runtime.GC()
-	p.adjust()
-	if got := debug.SetGCPercent(100); got <= growthLeast {
-		t.Errorf("a small heap may grow by %d %%, want more than %d", got, growthLeast)
+	newPacer().adjust()
+	if got := debug.SetGCPercent(70); got != growthLeast {
+		t.Errorf("at the start the heap may grow by %d %%, want %d", got, growthLeast)
 	}
-	large := make([]byte, 64<<20)
-	runtime.GC()
-	p.adjust()
-	if got := debug.SetGCPercent(100); got != growthLeast {
-		t.Errorf("a large heap may grow by %d %%, want %d", got, growthLeast)
-	}
-	runtime.KeepAlive(large)
 }

@@ -29,7 +29,7 @@ func makeImages(programs Programs, dir string) ([]string, error) {
 		{groupCoreDNS, "coredns", CoreDNSImage},
 	} {
 		image, err := images.Assemble(images.Spec{
-			Arch: runtime.GOARCH, Entrypoint: []string{"/" + i.program}, Date: time.Unix(0, 0),
+			Arch: runtime.GOARCH, Entrypoint: []string{"/" + i.program}, Date: time.Unix(0, 0), Plain: true,
 			Files: []images.File{{Path: "/" + i.program, Source: programs.path(i.group, i.program), Mode: 0o755}},
 		})
 		if err != nil {

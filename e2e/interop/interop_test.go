@@ -69,7 +69,7 @@ func TestWorlds(t *testing.T) {
 			t.Errorf("%s: %d parts, %d of them ours", w.Name, len(w.parts), ours)
 		}
 		shared := 0
-		for _, c := range w.Cases(Site{}) {
+		for _, c := range w.Cases(Peers{}) {
 			if seen[c.Name] {
 				t.Errorf("case %s is there twice", c.Name)
 			}

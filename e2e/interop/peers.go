@@ -120,7 +120,7 @@ func pack(archive, name string, programs []images.File) error {
 		}
 	}
 	image, err := images.Assemble(images.Spec{
-		Arch: runtime.GOARCH, Entrypoint: []string{programs[0].Path}, Date: time.Unix(0, 0), Files: files,
+		Arch: runtime.GOARCH, Entrypoint: []string{programs[0].Path}, Date: time.Unix(0, 0), Files: files, Plain: true,
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 	})
 	if err != nil {

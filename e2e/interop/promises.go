@@ -20,17 +20,17 @@ const (
 )
 
 // Cases lists what a world promises.
-func (w World) Cases(s Site) []cases.Case {
+func (w World) Cases(peers Peers) []cases.Case {
 	own := []cases.Case{
 		{Name: "traffic", About: "traffic both ways, across nodes and on one node: nothing fails, no plaintext, servers see the client's address, both ends record both identities", Run: w.traffic},
 		{Name: "half-close", About: "a half-close arrives, and a server that speaks first is heard", Run: w.halfClose},
 		{Name: "deny", About: "a DENY rule is in force, and leaves others alone", Run: w.deny},
 		{Name: "cut", About: "a policy that comes cuts connections that live", Run: w.cut},
 		{Name: "label", About: "pods join and leave by a label without a restart, and are reached in both states", Run: w.label},
-		{Name: "owner", About: "ambit check names who owns the nodes, and ambit install refuses to fight it", Run: w.owner(s)},
+		{Name: "owner", About: "ambit check names who owns the nodes, and ambit install refuses to fight it", Run: w.owner},
 	}
 	if !w.otherProxy && w.parts[0].ours == "" {
-		own = append(own, cases.Case{Name: "istioctl", About: "istioctl ztunnel-config reads our ztunnel: workload, service, policy, certificate, connections, all, log", Run: w.istioctl(s)})
+		own = append(own, cases.Case{Name: "istioctl", About: "istioctl ztunnel-config reads our ztunnel: workload, service, policy, certificate, connections, all, log", Run: w.istioctl(peers)})
 	}
 	for _, c := range cases.All() {
 		if slices.Contains(w.same, c.Name) {
@@ -228,10 +228,10 @@ func (w World) deny(ctx context.Context, e *cases.Env) (string, error) {
 		}
 	}
 	policy := fmt.Sprintf(denyAlice, e.Namespace)
+	start := time.Now()
 	if err := e.Apply(ctx, policy); err != nil {
 		return "", err
 	}
-	start := time.Now()
 	err = e.Until(ctx, 20*time.Second, "alice is refused", func(ctx context.Context) (bool, error) {
 		return c.alice.Refused(ctx, "server:80") == nil, nil
 	})
@@ -319,11 +319,11 @@ func cutBy(ctx context.Context, e *cases.Env, c cast, policy string) (took [2]ti
 			return took, fmt.Errorf("no line from %v: %s: %w", to, r.Error, err)
 		}
 	}
+	start := time.Now() // what kubectl takes counts
 	if err := e.Apply(ctx, policy); err != nil {
 		return took, err
 	}
 	defer func() { err = errors.Join(err, e.Delete(ctx, policy)) }()
-	start := time.Now()
 	waiting, cancel := context.WithTimeout(ctx, cutWithin)
 	defer cancel()
 	for i, session := range live {

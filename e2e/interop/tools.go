@@ -12,43 +12,41 @@ import (
 )
 
 // owner asks `ambit check` and `ambit install` beside parts of another mesh.
-func (w World) owner(s Site) func(context.Context, *cases.Env) (string, error) {
-	return func(ctx context.Context, e *cases.Env) (string, error) {
-		var owners []string
-		for _, p := range w.parts {
-			if p.ours == "" {
-				_, name, _ := strings.Cut(p.workload, "/")
-				owners = append(owners, cases.System+"/"+name)
-			}
+func (w World) owner(ctx context.Context, e *cases.Env) (string, error) {
+	var owners []string
+	for _, p := range w.parts {
+		if p.ours == "" {
+			_, name, _ := strings.Cut(p.workload, "/")
+			owners = append(owners, cases.System+"/"+name)
 		}
-		before, err := s.kubectl(ctx, "", "get", "all", "-o", "name")
-		if err != nil {
-			return "", err
-		}
-		for _, command := range []string{"check", "install"} {
-			out, err := e.Run(ctx, command)
-			if err == nil {
-				return "", fmt.Errorf("ambit %s has no objection:\n%s", command, out)
-			}
-			for _, owner := range owners {
-				if !strings.Contains(out, owner) {
-					return "", fmt.Errorf("ambit %s does not name %s:\n%s", command, owner, out)
-				}
-			}
-		}
-		after, err := s.kubectl(ctx, "", "get", "all", "-o", "name")
-		if err != nil {
-			return "", err
-		}
-		if before != after {
-			return "", fmt.Errorf("before ambit install:\n%s\nafter:\n%s", before, after)
-		}
-		return "ambit check names " + strings.Join(owners, " and ") + "; ambit install refuses, and nothing has changed", nil
 	}
+	before, err := e.Kubectl(ctx, "", "get", "all", "--namespace", cases.System, "-o", "name")
+	if err != nil {
+		return "", err
+	}
+	for _, command := range []string{"check", "install"} {
+		out, err := e.Run(ctx, command)
+		if err == nil {
+			return "", fmt.Errorf("ambit %s has no objection:\n%s", command, out)
+		}
+		for _, owner := range owners {
+			if !strings.Contains(out, owner) {
+				return "", fmt.Errorf("ambit %s does not name %s:\n%s", command, owner, out)
+			}
+		}
+	}
+	after, err := e.Kubectl(ctx, "", "get", "all", "--namespace", cases.System, "-o", "name")
+	if err != nil {
+		return "", err
+	}
+	if before != after {
+		return "", fmt.Errorf("before ambit install:\n%s\nafter:\n%s", before, after)
+	}
+	return "ambit check names " + strings.Join(owners, " and ") + "; ambit install refuses, and nothing has changed", nil
 }
 
 // istioctl reads our ztunnel with the tool of Istio, while a connection is open.
-func (w World) istioctl(s Site) func(context.Context, *cases.Env) (string, error) {
+func (w World) istioctl(peers Peers) func(context.Context, *cases.Env) (string, error) {
 	return func(ctx context.Context, e *cases.Env) (string, error) {
 		c, err := meshed(ctx, e)
 		if err != nil {
@@ -87,7 +85,7 @@ func (w World) istioctl(s Site) func(context.Context, *cases.Env) (string, error
 			{"all", []string{c.alice.Name, id + "alice", "no-alice"}, id + "alice"},
 		}
 		for _, a := range asked {
-			short, err := s.Peers.Ctl(ctx, e.Cluster, "ztunnel-config", a.command, pod+"."+cases.System).CombinedOutput()
+			short, err := peers.Ctl(ctx, e.Cluster, "ztunnel-config", a.command, pod+"."+cases.System).CombinedOutput()
 			if err != nil {
 				return "", fmt.Errorf("istioctl ztunnel-config %s: %w:\n%s", a.command, err, short)
 			}
@@ -100,14 +98,14 @@ func (w World) istioctl(s Site) func(context.Context, *cases.Env) (string, error
 			if a.command == "all" {
 				continue
 			}
-			long, err := s.Peers.Ctl(ctx, e.Cluster, "ztunnel-config", a.command, pod+"."+cases.System, "-o", "json").CombinedOutput()
+			long, err := peers.Ctl(ctx, e.Cluster, "ztunnel-config", a.command, pod+"."+cases.System, "-o", "json").CombinedOutput()
 			if err != nil || !strings.Contains(string(long), a.json) {
 				return "", fmt.Errorf("istioctl ztunnel-config %s -o json does not show %q: %w:\n%s", a.command, a.json, err, long)
 			}
 		}
 		// It sets the level of logs, and puts it back.
 		for _, args := range [][]string{{"--level", "debug"}, {"--reset"}} {
-			out, err := s.Peers.Ctl(ctx, e.Cluster, append([]string{"ztunnel-config", "log", pod + "." + cases.System}, args...)...).CombinedOutput()
+			out, err := peers.Ctl(ctx, e.Cluster, append([]string{"ztunnel-config", "log", pod + "." + cases.System}, args...)...).CombinedOutput()
 			if err != nil {
 				return "", errors.Join(err, fmt.Errorf("istioctl ztunnel-config log %v:\n%s", args, out))
 			}

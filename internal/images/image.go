@@ -29,6 +29,9 @@ type Spec struct {
 	Labels     map[string]string
 	Date       time.Time // of the image and all that is in it
 	Files      []File
+	// Plain leaves the layer as it is: for an image that is loaded where it was made.
+	// Compressing costs more than it saves there.
+	Plain bool
 }
 
 // File is a file of an image.
@@ -72,11 +75,14 @@ func Assemble(s Spec) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	compressed, err := compress(uncompressed)
-	if err != nil {
-		return nil, err
+	layer := newBlob(types.OCIUncompressedLayer, uncompressed)
+	if !s.Plain {
+		compressed, err := compress(uncompressed)
+		if err != nil {
+			return nil, err
+		}
+		layer = newBlob(types.OCILayer, compressed)
 	}
-	layer := newBlob(types.OCILayer, compressed)
 	platform := v1.Platform{OS: "linux", Architecture: s.Arch}
 	config, err := json.Marshal(&v1.ConfigFile{
 		OS: platform.OS, Architecture: platform.Architecture,

@@ -26,7 +26,7 @@ func runInterop(ctx context.Context, o options, out io.Writer) (err error) {
 	var total cases.Total
 	chosen := 0
 	for _, w := range interop.Worlds() {
-		some := cases.Matching(w.Cases(site), o.only)
+		some := cases.Matching(w.Cases(site.Peers), o.only)
 		if chosen += len(some); len(some) == 0 {
 			continue
 		}

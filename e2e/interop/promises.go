@@ -384,5 +384,5 @@ func (w World) label(ctx context.Context, e *cases.Env) (string, error) {
 	if !w.otherAgent && !w.otherProxy {
 		return "", errors.New(what)
 	}
-	return what + " (what the other part costs)", nil
+	return what + " (that none fails is not promised beside another agent or proxy)", nil
 }

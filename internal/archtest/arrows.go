@@ -77,6 +77,8 @@ var arrows = map[string][]string{
 	"waypoint/http2":    {"waypoint/message", "internal/h2"},
 	"waypoint/entry":    {"waypoint/message", "waypoint/http1", "waypoint/http2", "internal/hbone", "internal/identity"},
 	"waypoint/match":    {"waypoint/message"},
+	"waypoint/jwt":      {"waypoint/message"},
+	"waypoint/keys":     {"waypoint/jwt"},
 	"waypoint/filter":   {"waypoint/message", "waypoint/match", "internal/policy", "internal/identity"},
 	"waypoint/config":   {"waypoint/message", "waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
 	"waypoint/report":   {"internal/telemetry", "internal/identity", "internal/tracing"},

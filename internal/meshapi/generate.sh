@@ -12,4 +12,5 @@ PATH="$bin:$PATH" protoc -I . \
   internal/meshapi/securityapi/authorization.proto \
   internal/meshapi/caapi/citadel.proto \
   internal/meshapi/waypointapi/waypoint.proto \
+  internal/meshapi/waypointapi/authentication.proto \
   internal/meshapi/zdsapi/zds.proto

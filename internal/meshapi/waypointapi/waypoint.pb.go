@@ -154,7 +154,11 @@ type Service struct {
 	Subsets  []*Subset `protobuf:"bytes,8,rep,name=subsets,proto3" json:"subsets,omitempty"`
 	// Routes of connections whose bytes are passed on unread. On a port that has
 	// one, nothing looks for HTTP.
-	Streams       []*StreamTable `protobuf:"bytes,9,rep,name=streams,proto3" json:"streams,omitempty"`
+	Streams []*StreamTable `protobuf:"bytes,9,rep,name=streams,proto3" json:"streams,omitempty"`
+	// Names ("namespace/name") of authentications that are attached as policies are.
+	Authentications []string `protobuf:"bytes,10,rep,name=authentications,proto3" json:"authentications,omitempty"`
+	// The application is told who calls, in x-forwarded-client-cert.
+	TellClient    bool `protobuf:"varint,11,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +254,20 @@ func (x *Service) GetStreams() []*StreamTable {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *Service) GetAuthentications() []string {
+	if x != nil {
+		return x.Authentications
+	}
+	return nil
+}
+
+func (x *Service) GetTellClient() bool {
+	if x != nil {
+		return x.TellClient
+	}
+	return false
 }
 
 // StreamTable is the routes of connections of some clients.
@@ -3509,7 +3527,11 @@ type Endpoint struct {
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Names of policies that select it, beside those of its namespace and of the
 	// whole mesh.
-	Policies      []string `protobuf:"bytes,3,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies []string `protobuf:"bytes,3,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Names of authentications that select it, likewise.
+	Authentications []string `protobuf:"bytes,4,rep,name=authentications,proto3" json:"authentications,omitempty"`
+	// As of Service, for requests to the workload's own address.
+	TellClient    bool `protobuf:"varint,5,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3565,11 +3587,25 @@ func (x *Endpoint) GetPolicies() []string {
 	return nil
 }
 
+func (x *Endpoint) GetAuthentications() []string {
+	if x != nil {
+		return x.Authentications
+	}
+	return nil
+}
+
+func (x *Endpoint) GetTellClient() bool {
+	if x != nil {
+		return x.TellClient
+	}
+	return false
+}
+
 var File_internal_meshapi_waypointapi_waypoint_proto protoreflect.FileDescriptor
 
 const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\n" +
-	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xa5\x03\n" +
+	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xf0\x03\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x129\n" +
@@ -3579,7 +3615,11 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\bpolicies\x18\x06 \x03(\tR\bpolicies\x124\n" +
 	"\atraffic\x18\a \x01(\v2\x1a.ambit.waypoint.v1.TrafficR\atraffic\x123\n" +
 	"\asubsets\x18\b \x03(\v2\x19.ambit.waypoint.v1.SubsetR\asubsets\x128\n" +
-	"\astreams\x18\t \x03(\v2\x1e.ambit.waypoint.v1.StreamTableR\astreams\"\x86\x01\n" +
+	"\astreams\x18\t \x03(\v2\x1e.ambit.waypoint.v1.StreamTableR\astreams\x12(\n" +
+	"\x0fauthentications\x18\n" +
+	" \x03(\tR\x0fauthentications\x12\x1f\n" +
+	"\vtell_client\x18\v \x01(\bR\n" +
+	"tellClient\"\x86\x01\n" +
 	"\vStreamTable\x12)\n" +
 	"\x10client_namespace\x18\x01 \x01(\tR\x0fclientNamespace\x12\x14\n" +
 	"\x05ports\x18\x02 \x03(\rR\x05ports\x126\n" +
@@ -3837,11 +3877,14 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\bsegments\x18\x02 \x01(\v2\x1b.ambit.waypoint.v1.SegmentsH\x00R\bsegmentsB\x06\n" +
 	"\x04kind\"&\n" +
 	"\bSegments\x12\x1a\n" +
-	"\bsegments\x18\x01 \x03(\tR\bsegments\"\xb4\x01\n" +
+	"\bsegments\x18\x01 \x03(\tR\bsegments\"\xff\x01\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.ambit.waypoint.v1.Endpoint.LabelsEntryR\x06labels\x12\x1a\n" +
-	"\bpolicies\x18\x03 \x03(\tR\bpolicies\x1a9\n" +
+	"\bpolicies\x18\x03 \x03(\tR\bpolicies\x12(\n" +
+	"\x0fauthentications\x18\x04 \x03(\tR\x0fauthentications\x12\x1f\n" +
+	"\vtell_client\x18\x05 \x01(\bR\n" +
+	"tellClient\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*4\n" +

@@ -72,7 +72,7 @@ func inCluster(cfg Config, w *world, deps Deps) (*surroundings, error) {
 	if err != nil {
 		return nil, err
 	}
-	source := kube.NewSource(client, deps.Log)
+	source := kube.NewSource(client, cfg.Model.RootNamespace, deps.Log)
 	keep := keeper.New(keeper.Config{
 		Namespace: cluster.Namespace, Identity: cluster.Identity, Lease: cluster.Lease,
 		Taint: cluster.Taint, AgentLabel: cluster.AgentLabel, AgentValue: cluster.AgentValue,

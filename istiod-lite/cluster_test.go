@@ -29,14 +29,14 @@ rules:
 - {apiGroups: [""], resources: [nodes], verbs: [get, list, watch, patch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [list, watch]}
-- {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications], verbs: [list, watch]}
+- {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications, requestauthentications], verbs: [list, watch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries, workloadentries, virtualservices, destinationrules], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 - {apiGroups: [""], resources: [configmaps], resourceNames: [istio-ca-root-cert], verbs: [get, list, watch, create, patch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries/status, workloadentries/status], verbs: [patch]}
-- {apiGroups: [security.istio.io], resources: [authorizationpolicies/status, peerauthentications/status], verbs: [patch]}
+- {apiGroups: [security.istio.io], resources: [authorizationpolicies/status, peerauthentications/status, requestauthentications/status], verbs: [patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -50,6 +50,7 @@ metadata: {name: istiod-lite, namespace: %[1]s}
 rules:
 - {apiGroups: [""], resources: [secrets], verbs: [create]}
 - {apiGroups: [""], resources: [secrets], resourceNames: [cacerts, istio-ca-secret], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [configmaps], resourceNames: [istio], verbs: [list, watch]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [istiod-lite], verbs: [get, update, patch]}
 ---

@@ -18,11 +18,13 @@ type index map[string]map[string]struct{}
 func newPicture() picture {
 	return picture{
 		byName: map[model.Type]map[string]*model.Resource{
-			model.TypeAddress:               {},
-			model.TypeAuthorization:         {},
-			model.TypeWaypointAuthorization: {},
-			model.TypeWaypointEndpoint:      {},
-			model.TypeWaypointService:       {},
+			model.TypeAddress:                {},
+			model.TypeAuthorization:          {},
+			model.TypeWaypointAuthorization:  {},
+			model.TypeWaypointAuthentication: {},
+			model.TypeWaypointProvider:       {},
+			model.TypeWaypointEndpoint:       {},
+			model.TypeWaypointService:        {},
 		},
 		byAlias: index{}, byService: index{}, byNode: index{},
 	}

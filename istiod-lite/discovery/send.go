@@ -106,6 +106,7 @@ func (st *stream) next() (d delta, held bool, err error) {
 	now := time.Now()
 	addresses, policies := st.types[model.AddressURL], st.types[model.AuthorizationURL]
 	rules := st.types[model.WaypointAuthorizationURL] // those of a waypoint
+	tokens := st.types[model.WaypointAuthenticationURL]
 	if addresses != nil && policies == nil && rules == nil && addresses.waits() && now.Sub(addresses.asked) < s.cfg.PolicyGrace {
 		addresses, held = nil, true
 	}
@@ -119,9 +120,12 @@ func (st *stream) next() (d delta, held bool, err error) {
 		{addresses, everything()},
 		{policies, everything()},
 		{rules, choice{there: true, evenIfNothing: true}},
+		{tokens, choice{there: true, evenIfNothing: true}},
+		{st.types[model.WaypointProviderURL], everything()},
 		{st.types[model.WaypointEndpointURL], everything()},
 		{st.types[model.WaypointServiceURL], everything()},
 		{rules, everything()},
+		{tokens, everything()},
 		{st.unservedLocked(), everything()},
 	} {
 		// The first response is the picture of the moment: in it there is no hurry.

@@ -232,6 +232,10 @@ func typeOf(url string) model.Type {
 		return model.TypeAuthorization
 	case model.WaypointAuthorizationURL:
 		return model.TypeWaypointAuthorization
+	case model.WaypointAuthenticationURL:
+		return model.TypeWaypointAuthentication
+	case model.WaypointProviderURL:
+		return model.TypeWaypointProvider
 	case model.WaypointEndpointURL:
 		return model.TypeWaypointEndpoint
 	case model.WaypointServiceURL:

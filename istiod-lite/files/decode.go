@@ -35,25 +35,27 @@ type format struct {
 
 // formats are the kinds that are read.
 var formats = map[model.Kind]format{
-	model.KindNamespace:           {"", []string{"v1"}, plain[corev1.Namespace]},
-	model.KindNode:                {"", []string{"v1"}, plain[corev1.Node]},
-	model.KindServiceAccount:      {"", []string{"v1"}, plain[corev1.ServiceAccount]},
-	model.KindPod:                 {"", []string{"v1"}, plain[corev1.Pod]},
-	model.KindService:             {"", []string{"v1"}, plain[corev1.Service]},
-	model.KindEndpointSlice:       {"discovery.k8s.io", []string{"v1"}, plain[discoveryapi.EndpointSlice]},
-	model.KindGateway:             {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.Gateway]},
-	model.KindHTTPRoute:           {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.HTTPRoute]},
-	model.KindGRPCRoute:           {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.GRPCRoute]},
-	model.KindTLSRoute:            {"gateway.networking.k8s.io", []string{"v1", "v1alpha3", "v1alpha2"}, plain[gateway.TLSRoute]},
-	model.KindTCPRoute:            {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.TCPRoute]},
-	model.KindReferenceGrant:      {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.ReferenceGrant]},
-	model.KindVirtualService:      {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, virtualService},
-	model.KindDestinationRule:     {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, destinationRule},
-	model.KindServiceProfile:      {"linkerd.io", []string{"v1alpha2"}, plain[model.ServiceProfile]},
-	model.KindAuthorizationPolicy: {"security.istio.io", []string{"v1", "v1beta1"}, authorizationPolicy},
-	model.KindPeerAuthentication:  {"security.istio.io", []string{"v1", "v1beta1"}, peerAuthentication},
-	model.KindWorkloadEntry:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, workloadEntry},
-	model.KindServiceEntry:        {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, serviceEntry},
+	model.KindNamespace:             {"", []string{"v1"}, plain[corev1.Namespace]},
+	model.KindNode:                  {"", []string{"v1"}, plain[corev1.Node]},
+	model.KindServiceAccount:        {"", []string{"v1"}, plain[corev1.ServiceAccount]},
+	model.KindPod:                   {"", []string{"v1"}, plain[corev1.Pod]},
+	model.KindService:               {"", []string{"v1"}, plain[corev1.Service]},
+	model.KindEndpointSlice:         {"discovery.k8s.io", []string{"v1"}, plain[discoveryapi.EndpointSlice]},
+	model.KindGateway:               {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.Gateway]},
+	model.KindHTTPRoute:             {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.HTTPRoute]},
+	model.KindGRPCRoute:             {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.GRPCRoute]},
+	model.KindTLSRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha3", "v1alpha2"}, plain[gateway.TLSRoute]},
+	model.KindTCPRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.TCPRoute]},
+	model.KindReferenceGrant:        {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.ReferenceGrant]},
+	model.KindVirtualService:        {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, virtualService},
+	model.KindDestinationRule:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, destinationRule},
+	model.KindServiceProfile:        {"linkerd.io", []string{"v1alpha2"}, plain[model.ServiceProfile]},
+	model.KindAuthorizationPolicy:   {"security.istio.io", []string{"v1", "v1beta1"}, authorizationPolicy},
+	model.KindPeerAuthentication:    {"security.istio.io", []string{"v1", "v1beta1"}, peerAuthentication},
+	model.KindWorkloadEntry:         {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, workloadEntry},
+	model.KindServiceEntry:          {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, serviceEntry},
+	model.KindRequestAuthentication: {"security.istio.io", []string{"v1", "v1beta1"}, requestAuthentication},
+	model.KindConfigMap:             {"", []string{"v1"}, plain[corev1.ConfigMap]},
 }
 
 // formatOf finds the format of a document. known is false for kinds that the
@@ -150,6 +152,14 @@ func authorizationPolicy(d *yamldir.Document) (model.Object, error) {
 // peerAuthentication decodes any version of it.
 func peerAuthentication(d *yamldir.Document) (model.Object, error) {
 	o := &security.PeerAuthentication{}
+	e, err := decodeSpec(d, &o.Spec)
+	o.TypeMeta, o.ObjectMeta = e.TypeMeta, e.ObjectMeta
+	return o, err
+}
+
+// requestAuthentication decodes any version of it.
+func requestAuthentication(d *yamldir.Document) (model.Object, error) {
+	o := &security.RequestAuthentication{}
 	e, err := decodeSpec(d, &o.Spec)
 	o.TypeMeta, o.ObjectMeta = e.TypeMeta, e.ObjectMeta
 	return o, err

@@ -160,7 +160,7 @@ func (s *Source) sync(ctx context.Context, fn func([]model.Event)) error {
 
 // restricting are words of manifests that keep connections out.
 var restricting = [][]byte{
-	[]byte("AuthorizationPolicy"), []byte("PeerAuthentication"), []byte("istio.io/use-waypoint"),
+	[]byte("AuthorizationPolicy"), []byte("PeerAuthentication"), []byte("RequestAuthentication"), []byte("istio.io/use-waypoint"),
 }
 
 // mayHoldPolicies are the files of which nothing is in force and which may keep

@@ -32,6 +32,8 @@ func statusOf(o model.Object) (ours, others []standing) {
 		all = readMeta(o.Status.Conditions)
 	case *security.AuthorizationPolicy:
 		all = readConditions(o.Status.GetConditions())
+	case *security.RequestAuthentication:
+		all = readConditions(o.Status.GetConditions())
 	case *security.PeerAuthentication:
 		all = readConditions(o.Status.GetConditions())
 	case *networking.WorkloadEntry:

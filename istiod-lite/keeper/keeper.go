@@ -287,7 +287,7 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 // spokenAbout are the kinds whose status says what became of an object, and nothing
 // else that is ours.
 var spokenAbout = []model.Kind{
-	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication,
+	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
 	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute,
 	model.KindVirtualService, model.KindDestinationRule,
 }

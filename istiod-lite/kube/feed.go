@@ -178,7 +178,7 @@ func (f *feed) listWatch(client rest.Interface) cache.ListerWatcher {
 	if only == nil {
 		only = fields.Everything()
 	}
-	inner := cache.NewFilteredListWatchFromClient(client, f.kind.resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
+	inner := cache.NewFilteredListWatchFromClient(client, f.kind.resource, f.kind.namespace, func(o *metav1.ListOptions) {
 		o.FieldSelector = only.String()
 	})
 	return &cache.ListWatch{

@@ -31,6 +31,10 @@ type kind struct {
 	builtIn func(kubernetes.Interface) rest.Interface
 	// only restricts what is read; nil: everything.
 	only fields.Selector
+	// inRoot: only objects of the root namespace are read, which is namespace once a
+	// source is made.
+	inRoot    bool
+	namespace string
 	// trim keeps what the model reads. Trimming twice does no more.
 	trim func(runtime.Object) model.Object
 	// same reports whether an object says what it said before. It may be wrong in
@@ -66,6 +70,8 @@ func kinds() []*kind {
 		sliceKind(),
 		custom[security.AuthorizationPolicy, security.AuthorizationPolicyList](model.KindAuthorizationPolicy, "security.istio.io", securityVersions(), "authorizationpolicies"),
 		custom[security.PeerAuthentication, security.PeerAuthenticationList](model.KindPeerAuthentication, "security.istio.io", securityVersions(), "peerauthentications"),
+		meshConfigKind(),
+		custom[security.RequestAuthentication, security.RequestAuthenticationList](model.KindRequestAuthentication, "security.istio.io", securityVersions(), "requestauthentications"),
 		custom[networking.ServiceEntry, networking.ServiceEntryList](model.KindServiceEntry, "networking.istio.io", networkingVersions(), "serviceentries"),
 		custom[networking.WorkloadEntry, networking.WorkloadEntryList](model.KindWorkloadEntry, "networking.istio.io", networkingVersions(), "workloadentries"),
 		custom[gateway.Gateway, gateway.GatewayList](model.KindGateway, "gateway.networking.k8s.io", gatewayVersions(), "gateways"),
@@ -84,6 +90,13 @@ func podKind() *kind {
 	k := builtIn[corev1.Pod, corev1.PodList](model.KindPod, "", "pods", core, trimPod)
 	k.only = notEnded()
 	k.ends = func(_, now model.Object) bool { return now == nil || now.GetDeletionTimestamp() != nil }
+	return k
+}
+
+// meshConfigKind reads one object: the configuration of the mesh.
+func meshConfigKind() *kind {
+	k := builtIn[corev1.ConfigMap, corev1.ConfigMapList](model.KindConfigMap, "", "configmaps", core, trimMeshConfig)
+	k.only, k.inRoot = fields.OneTermEqualSelector("metadata.name", model.MeshConfigMap), true
 	return k
 }
 

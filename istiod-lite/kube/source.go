@@ -29,10 +29,14 @@ type Source struct {
 	done bool // synced is closed
 }
 
-// NewSource makes a source. It reads nothing yet.
-func NewSource(client *Client, log *zap.Logger) *Source {
+// NewSource makes a source of a cluster with that root namespace. It reads nothing
+// yet.
+func NewSource(client *Client, root string, log *zap.Logger) *Source {
 	s := &Source{client: client, log: log.Named("kube"), queue: newQueue(), feeds: map[model.Kind]*feed{}, synced: make(chan struct{})}
 	for _, k := range kinds() {
+		if k.inRoot {
+			k.namespace = root
+		}
 		s.feeds[k.kind] = newFeed(k, s.queue, s.log, s.checkSynced)
 	}
 	return s

@@ -38,7 +38,7 @@ func read(t *testing.T, s *kubetest.Server) *told {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &told{source: kube.NewSource(client, zaptest.NewLogger(t)), objects: map[model.Key]model.Object{}, of: map[model.Key]int{}}
+	x := &told{source: kube.NewSource(client, "istio-system", zaptest.NewLogger(t)), objects: map[model.Key]model.Object{}, of: map[model.Key]int{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running lifecycle.Group
 	running.Go(ctx, "source", func(ctx context.Context) {
@@ -242,7 +242,7 @@ subjects: [{kind: ServiceAccount, name: reader, namespace: %[2]s}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &told{source: kube.NewSource(client, zaptest.NewLogger(t)), objects: map[model.Key]model.Object{}, of: map[model.Key]int{}}
+	x := &told{source: kube.NewSource(client, "istio-system", zaptest.NewLogger(t)), objects: map[model.Key]model.Object{}, of: map[model.Key]int{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running lifecycle.Group
 	running.Go(ctx, "source", func(ctx context.Context) { x.source.Run(ctx, x.take) })

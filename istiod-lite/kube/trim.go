@@ -49,6 +49,11 @@ func trimNamespace(n *corev1.Namespace) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: trimMeta(&n.ObjectMeta), Status: corev1.NamespaceStatus{Phase: n.Status.Phase}}
 }
 
+// trimMeshConfig keeps what it says.
+func trimMeshConfig(c *corev1.ConfigMap) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: trimMeta(&c.ObjectMeta), Data: c.Data}
+}
+
 // trimNode keeps metadata and taints.
 func trimNode(n *corev1.Node) *corev1.Node {
 	return &corev1.Node{ObjectMeta: trimMeta(&n.ObjectMeta), Spec: corev1.NodeSpec{Taints: n.Spec.Taints}}

@@ -3,6 +3,7 @@ package model
 import (
 	"slices"
 
+	typeapi "istio.io/api/type/v1beta1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 )
 
@@ -115,23 +116,39 @@ func (m *Model) targetsOf(key Key) []Key {
 	return nil
 }
 
-// policyTargets are the objects that a policy is attached to by name. Services and
-// Gateways are of its own namespace, classes only for the root namespace.
+// policyTargets are the objects that a policy is attached to by name.
 func (m *Model) policyTargets(p *security.AuthorizationPolicy) []Key {
 	if p == nil {
 		return nil
 	}
-	refs := p.Spec.GetTargetRefs()
-	if one := p.Spec.GetTargetRef(); one != nil {
-		refs = append(refs, one)
+	return m.targetsNamed(p.Namespace, allRefs(&p.Spec))
+}
+
+// attachable is what can be attached to objects by name.
+type attachable interface {
+	GetTargetRef() *typeapi.PolicyTargetReference
+	GetTargetRefs() []*typeapi.PolicyTargetReference
+}
+
+// allRefs are the objects that spec names, the older way of naming one included.
+func allRefs(spec attachable) []*typeapi.PolicyTargetReference {
+	refs := spec.GetTargetRefs()
+	if one := spec.GetTargetRef(); one != nil {
+		refs = append(slices.Clone(refs), one)
 	}
+	return refs
+}
+
+// targetsNamed are the objects that refs of a namespace name. Services and Gateways
+// are of that namespace, classes only for the root namespace.
+func (m *Model) targetsNamed(namespace string, refs []*typeapi.PolicyTargetReference) []Key {
 	var all []Key
 	for _, ref := range refs {
-		if ref.GetNamespace() != "" && ref.GetNamespace() != p.Namespace {
+		if ref.GetNamespace() != "" && ref.GetNamespace() != namespace {
 			continue
 		}
-		k := targetKey(ref.GetGroup(), ref.GetKind(), p.Namespace, ref.GetName())
-		if k == (Key{}) || k.Kind == kindGatewayClass && p.Namespace != m.cfg.RootNamespace {
+		k := targetKey(ref.GetGroup(), ref.GetKind(), namespace, ref.GetName())
+		if k == (Key{}) || k.Kind == kindGatewayClass && namespace != m.cfg.RootNamespace {
 			continue
 		}
 		all = append(all, k)

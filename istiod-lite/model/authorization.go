@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"istio.io/api/annotation"
 	api "istio.io/api/security/v1beta1"
+	typeapi "istio.io/api/type/v1beta1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
@@ -29,6 +30,9 @@ func (m *Model) fromPolicy(p *security.AuthorizationPolicy) ([]*Resource, []Cond
 		return []*Resource{whole}, []Condition{m.targetCondition(p, bad)}
 	}
 	resources, conditions := m.fromPolicyBelow(p, dryRun)
+	if near := m.waypointsNear(p.Namespace); len(near) > 0 {
+		conditions = append(conditions, m.waypointCondition(p, bad, "enforced by "+strings.Join(near, ", ")+" for what is bound there"))
+	}
 	return append(resources, whole), conditions
 }
 
@@ -40,7 +44,7 @@ func (m *Model) fromPolicyBelow(p *security.AuthorizationPolicy, dryRun bool) ([
 	case p.Spec.Action != api.AuthorizationPolicy_ALLOW && p.Spec.Action != api.AuthorizationPolicy_DENY:
 		return nil, []Condition{notAccepted("action %v: ztunnel knows only ALLOW and DENY", p.Spec.Action)}
 	}
-	a := &securityapi.Authorization{Name: p.Name, Namespace: p.Namespace, DryRun: dryRun, Scope: m.scopeOf(p)}
+	a := &securityapi.Authorization{Name: p.Name, Namespace: p.Namespace, DryRun: dryRun, Scope: m.scopeOf(p.Namespace, p.Spec.Selector)}
 	if p.Spec.Action == api.AuthorizationPolicy_DENY {
 		a.Action = securityapi.Action_DENY
 	}
@@ -58,24 +62,41 @@ func (m *Model) fromPolicyBelow(p *security.AuthorizationPolicy, dryRun bool) ([
 // targetCondition says what becomes of a policy that is attached to objects by
 // name.
 func (m *Model) targetCondition(p *security.AuthorizationPolicy, bad []string) Condition {
-	targets := m.policyTargets(p)
+	if c := m.unserved(m.policyTargets(p), "use a selector for rules on identities, addresses and ports"); c != nil {
+		return *c
+	}
+	return m.waypointCondition(p, bad, "")
+}
+
+// waypointCondition says what waypoints make of a policy that they have; where says
+// which they are.
+func (m *Model) waypointCondition(p *security.AuthorizationPolicy, bad []string, where string) Condition {
+	if len(bad) > 0 {
+		return Condition{Type: ConditionWaypoint, Reason: ReasonPartlyInvalid, Message: "rules that could not be read are left out: " + strings.Join(bad, "; ")}
+	}
+	if p.Spec.Action == api.AuthorizationPolicy_CUSTOM {
+		if why := m.unknownProvider(p.Spec.GetProvider().GetName()); why != "" {
+			return Condition{Type: ConditionWaypoint, Reason: ReasonUnsupported, Message: "requests that match are refused: " + why}
+		}
+	}
+	return Condition{Type: ConditionWaypoint, True: true, Reason: ReasonAccepted, Message: where}
+}
+
+// unserved says why what is attached to targets has no effect; nil when it has.
+func (m *Model) unserved(targets []Key, instead string) *Condition {
 	served := false
 	for _, t := range targets {
 		served = served || m.isServed(t)
 	}
 	switch {
 	case len(targets) == 0:
-		return Condition{Type: ConditionWaypoint, Reason: ReasonTargetNotFound,
+		return &Condition{Type: ConditionWaypoint, Reason: ReasonTargetNotFound,
 			Message: "no targetRef names a Service, ServiceEntry or Gateway of the policy's namespace, or, in the root namespace, a GatewayClass"}
 	case !served:
-		return Condition{Type: ConditionWaypoint, Reason: ReasonNotBound,
-			Message: "no target is bound to a waypoint, and a policy with targetRefs is enforced nowhere else; use a selector for rules on identities, addresses and ports"}
-	case len(bad) > 0:
-		return Condition{Type: ConditionWaypoint, Reason: ReasonPartlyInvalid, Message: "rules that could not be read are left out: " + strings.Join(bad, "; ")}
-	case p.Spec.Action == api.AuthorizationPolicy_CUSTOM:
-		return Condition{Type: ConditionWaypoint, Reason: ReasonUnsupported, Message: "requests that match are refused: no provider is known here"}
+		return &Condition{Type: ConditionWaypoint, Reason: ReasonNotBound,
+			Message: "no target is bound to a waypoint, and a policy with targetRefs is enforced nowhere else; " + instead}
 	}
-	return Condition{Type: ConditionWaypoint, True: true, Reason: ReasonAccepted}
+	return nil
 }
 
 // isServed reports whether a target of policies stands, and has a waypoint if it
@@ -111,7 +132,7 @@ func notAccepted(format string, args ...any) Condition {
 }
 
 // hasTargets reports whether a policy is attached to objects by name.
-func hasTargets(spec *api.AuthorizationPolicy) bool {
+func hasTargets(spec attachable) bool {
 	return spec.GetTargetRef() != nil || len(spec.GetTargetRefs()) > 0
 }
 
@@ -129,11 +150,11 @@ func dryRunOf(p *security.AuthorizationPolicy) (bool, error) {
 }
 
 // scopeOf is to which workloads a policy applies.
-func (m *Model) scopeOf(p *security.AuthorizationPolicy) securityapi.Scope {
+func (m *Model) scopeOf(namespace string, selector *typeapi.WorkloadSelector) securityapi.Scope {
 	switch {
-	case p.Spec.Selector != nil:
+	case selector != nil:
 		return securityapi.Scope_WORKLOAD_SELECTOR
-	case p.Namespace == m.cfg.RootNamespace:
+	case namespace == m.cfg.RootNamespace:
 		return securityapi.Scope_GLOBAL
 	}
 	return securityapi.Scope_NAMESPACE

@@ -27,17 +27,21 @@ const (
 	KindEndpointSlice       Kind = "EndpointSlice"
 	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
 	KindPeerAuthentication  Kind = "PeerAuthentication"
-	KindWorkloadEntry       Kind = "WorkloadEntry"
-	KindServiceEntry        Kind = "ServiceEntry"
-	KindGateway             Kind = "Gateway"
-	KindHTTPRoute           Kind = "HTTPRoute"
-	KindGRPCRoute           Kind = "GRPCRoute"
-	KindTLSRoute            Kind = "TLSRoute"
-	KindTCPRoute            Kind = "TCPRoute"
-	KindReferenceGrant      Kind = "ReferenceGrant"
-	KindVirtualService      Kind = "VirtualService"
-	KindDestinationRule     Kind = "DestinationRule"
-	KindServiceProfile      Kind = "ServiceProfile"
+	// KindRequestAuthentication says which tokens are believed.
+	KindRequestAuthentication Kind = "RequestAuthentication"
+	// KindConfigMap is read for the configuration of the mesh; others count for nothing.
+	KindConfigMap       Kind = "ConfigMap"
+	KindWorkloadEntry   Kind = "WorkloadEntry"
+	KindServiceEntry    Kind = "ServiceEntry"
+	KindGateway         Kind = "Gateway"
+	KindHTTPRoute       Kind = "HTTPRoute"
+	KindGRPCRoute       Kind = "GRPCRoute"
+	KindTLSRoute        Kind = "TLSRoute"
+	KindTCPRoute        Kind = "TCPRoute"
+	KindReferenceGrant  Kind = "ReferenceGrant"
+	KindVirtualService  Kind = "VirtualService"
+	KindDestinationRule Kind = "DestinationRule"
+	KindServiceProfile  Kind = "ServiceProfile"
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.
@@ -72,12 +76,14 @@ type Type uint8
 
 // The types of changes, in the order in which proxies should learn of them.
 const (
-	TypeAuthorization         Type = iota + 1 // a policy
-	TypeAddress                               // a workload or a service
-	TypeWaypointAuthorization                 // a policy with what it asks of requests
-	TypeWaypointEndpoint                      // what waypoints know of a workload
-	TypeWaypointService                       // how waypoints treat requests of a service
-	TypeCondition                             // what the author of an object should know
+	TypeAuthorization          Type = iota + 1 // a policy
+	TypeAddress                                // a workload or a service
+	TypeWaypointAuthorization                  // a policy with what it asks of requests
+	TypeWaypointAuthentication                 // which tokens are believed
+	TypeWaypointProvider                       // who is asked about requests
+	TypeWaypointEndpoint                       // what waypoints know of a workload
+	TypeWaypointService                        // how waypoints treat requests of a service
+	TypeCondition                              // what the author of an object should know
 )
 
 // String is a short name for people.
@@ -89,6 +95,10 @@ func (t Type) String() string {
 		return "address"
 	case TypeWaypointAuthorization:
 		return "waypoint authorization"
+	case TypeWaypointAuthentication:
+		return "waypoint authentication"
+	case TypeWaypointProvider:
+		return "waypoint provider"
 	case TypeWaypointEndpoint:
 		return "waypoint endpoint"
 	case TypeWaypointService:
@@ -129,6 +139,10 @@ func (r *Resource) Message() (proto.Message, error) {
 		m = &securityapi.Authorization{}
 	case TypeWaypointAuthorization:
 		m = &waypointapi.Authorization{}
+	case TypeWaypointAuthentication:
+		m = &waypointapi.Authentication{}
+	case TypeWaypointProvider:
+		m = &waypointapi.Provider{}
 	case TypeWaypointEndpoint:
 		m = &waypointapi.Endpoint{}
 	case TypeWaypointService:

@@ -48,6 +48,8 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[security.AuthorizationPolicy, *security.AuthorizationPolicy](s.policies)
 	case KindPeerAuthentication:
 		return shelfOf[security.PeerAuthentication, *security.PeerAuthentication](s.peers)
+	case KindRequestAuthentication:
+		return shelfOf[security.RequestAuthentication, *security.RequestAuthentication](s.tokens)
 	case KindWorkloadEntry:
 		return shelfOf[networking.WorkloadEntry, *networking.WorkloadEntry](s.entries)
 	case KindServiceEntry:

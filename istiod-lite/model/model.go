@@ -47,6 +47,7 @@ type Model struct {
 	onNode map[string]map[Key]*corev1.Pod // pods by node
 
 	attached map[Key]map[Key]struct{} // routes and policies by the objects that they name
+	mesh     meshConfig
 
 	derived    map[Key][]*Resource // what came of each object
 	resources  map[resourceKey]*Resource
@@ -67,6 +68,7 @@ type space struct {
 	slices         map[string]*discoveryapi.EndpointSlice
 	policies       map[string]*security.AuthorizationPolicy
 	peers          map[string]*security.PeerAuthentication
+	tokens         map[string]*security.RequestAuthentication
 	entries        map[string]*networking.WorkloadEntry
 	serviceEntries map[string]*networking.ServiceEntry
 	gateways       map[string]*gateway.Gateway
@@ -157,6 +159,10 @@ func (m *Model) apply(e Event, d dirty) {
 		old, now := replace(s.policies, e)
 		m.dependOnPolicy(e.Key, old, now, d)
 		m.attachTo(e.Key, m.policyTargets(old), m.policyTargets(now), d)
+	case KindRequestAuthentication:
+		m.applyTokens(s, e, d)
+	case KindConfigMap:
+		m.applyMesh(e, d)
 	case KindPeerAuthentication:
 		old, now := replace(s.peers, e)
 		m.dependOnPeerAuthentication(e.Key, old, now, d)
@@ -204,6 +210,7 @@ func (m *Model) space(namespace string) *space {
 			slices:         map[string]*discoveryapi.EndpointSlice{},
 			policies:       map[string]*security.AuthorizationPolicy{},
 			peers:          map[string]*security.PeerAuthentication{},
+			tokens:         map[string]*security.RequestAuthentication{},
 			entries:        map[string]*networking.WorkloadEntry{},
 			serviceEntries: map[string]*networking.ServiceEntry{},
 			gateways:       map[string]*gateway.Gateway{},
@@ -296,6 +303,12 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 		}
 	case kindStaticStrict:
 		return m.staticStrict(), nil
+	case KindRequestAuthentication:
+		if tokens := s.tokens[key.Name]; tokens != nil {
+			return m.fromRequestAuthentication(tokens)
+		}
+	case KindConfigMap:
+		return m.fromMesh(), nil
 	case KindWorkloadEntry:
 		if entry := s.entries[key.Name]; entry != nil {
 			return m.fromWorkloadEntry(entry)

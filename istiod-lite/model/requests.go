@@ -35,7 +35,9 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 	s := &waypointapi.Service{Namespace: o.Namespace, Hostname: host}
 	if bound {
 		s.Waypoint = &waypointapi.ObjectName{Namespace: b.gateway.Namespace, Name: b.gateway.Name}
-		s.Policies = m.policiesOn(key, b.gateway)
+		s.Policies = m.attachedTo(KindAuthorizationPolicy, key, b.gateway)
+		s.Authentications = m.attachedTo(KindRequestAuthentication, key, b.gateway)
+		s.TellClient = m.tellsClient(b.gateway)
 		s.Tables, s.Streams = m.routeTables(key, host, ports)
 	}
 	for _, p := range ports {
@@ -51,13 +53,13 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s)}
 }
 
-// policiesOn are the names of the policies that are attached to a service, to its
-// waypoint, or to the waypoint's class.
-func (m *Model) policiesOn(service, waypoint Key) []string {
+// attachedTo are the names of the objects of a kind that are attached to a service,
+// to its waypoint, or to the waypoint's class.
+func (m *Model) attachedTo(kind Kind, service, waypoint Key) []string {
 	var names []string
 	for _, target := range []Key{service, waypoint, m.classOf(waypoint)} {
 		for key := range m.attached[target] {
-			if key.Kind == KindAuthorizationPolicy {
+			if key.Kind == kind {
 				names = append(names, key.Namespace+"/"+key.Name)
 			}
 		}
@@ -170,9 +172,14 @@ func (m *Model) waypointEndpoint(w *workloadapi.Workload, labels map[string]stri
 	if !direct && !m.getsRequests(w) {
 		return nil
 	}
-	return []*Resource{waypointResource(TypeWaypointEndpoint, WaypointEndpointURL, w.Uid, &waypointapi.Endpoint{
-		Uid: w.Uid, Labels: labels, Policies: m.selecting(w.Namespace, labels),
-	})}
+	e := &waypointapi.Endpoint{
+		Uid: w.Uid, Labels: labels, Policies: m.selecting(w.Namespace, labels), Authentications: m.believing(w.Namespace, labels),
+	}
+	if to := w.GetWaypoint().GetHostname(); to != nil {
+		name, _, _ := strings.Cut(to.GetHostname(), ".")
+		e.TellClient = m.tellsClient(Key{KindGateway, to.GetNamespace(), name})
+	}
+	return []*Resource{waypointResource(TypeWaypointEndpoint, WaypointEndpointURL, w.Uid, e)}
 }
 
 // getsRequests reports whether a waypoint may send requests to a workload: one of

@@ -17,7 +17,7 @@ import (
 // read never makes it more permissive.
 func (m *Model) waypointPolicy(p *security.AuthorizationPolicy, dryRun bool) (*Resource, []string) {
 	a := &waypointapi.Authorization{
-		Name: p.Name, Namespace: p.Namespace, Scope: m.scopeOf(p), Attached: hasTargets(&p.Spec), DryRun: dryRun,
+		Name: p.Name, Namespace: p.Namespace, Scope: m.scopeOf(p.Namespace, p.Spec.Selector), Attached: hasTargets(&p.Spec), DryRun: dryRun,
 		Provider: p.Spec.GetProvider().GetName(),
 	}
 	restrictive := true
@@ -248,6 +248,9 @@ func (m *Model) markPolicies(namespace string, d dirty) {
 		if s := m.spaces[level]; s != nil {
 			for name := range s.policies {
 				d.add(Key{KindAuthorizationPolicy, level, name})
+			}
+			for name := range s.tokens {
+				d.add(Key{KindRequestAuthentication, level, name})
 			}
 		}
 	}

@@ -21,9 +21,11 @@ const (
 	AddressURL       = "type.googleapis.com/istio.workload.Address"
 	AuthorizationURL = "type.googleapis.com/istio.security.Authorization"
 
-	WaypointAuthorizationURL = "type.googleapis.com/ambit.waypoint.v1.Authorization"
-	WaypointEndpointURL      = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
-	WaypointServiceURL       = "type.googleapis.com/ambit.waypoint.v1.Service"
+	WaypointAuthorizationURL  = "type.googleapis.com/ambit.waypoint.v1.Authorization"
+	WaypointAuthenticationURL = "type.googleapis.com/ambit.waypoint.v1.Authentication"
+	WaypointProviderURL       = "type.googleapis.com/ambit.waypoint.v1.Provider"
+	WaypointEndpointURL       = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
+	WaypointServiceURL        = "type.googleapis.com/ambit.waypoint.v1.Service"
 )
 
 // versionBytes of a hash make a version. 64 bits: two contents of one name would

@@ -146,7 +146,7 @@ func parentOf(namespace string, ref gateway.ParentReference) Key {
 // which nothing can be attached.
 func targetKey(group, kind, namespace, name string) Key {
 	switch group + "/" + kind {
-	case "/Service":
+	case "/Service", "core/Service":
 		return Key{KindService, namespace, name}
 	case "networking.istio.io/ServiceEntry":
 		return Key{KindServiceEntry, namespace, name}

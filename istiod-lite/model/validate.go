@@ -45,6 +45,10 @@ func Validate(kind Kind, o Object) []*FieldError {
 		c.policy(o)
 	case *security.PeerAuthentication:
 		c.peerAuthentication(o)
+	case *security.RequestAuthentication:
+		c.requestAuthentication(o)
+	case *corev1.ConfigMap:
+		c.meshConfig(o)
 	case *networking.WorkloadEntry:
 		c.workloadEntry("spec", &o.Spec)
 	case *networking.ServiceEntry:

@@ -31,7 +31,7 @@ func sources() []source {
 		{
 			module: "istio.io/api", files: "kubernetes/customresourcedefinitions.gen.yaml",
 			names: []string{
-				"authorizationpolicies.security.istio.io", "peerauthentications.security.istio.io",
+				"authorizationpolicies.security.istio.io", "peerauthentications.security.istio.io", "requestauthentications.security.istio.io",
 				"serviceentries.networking.istio.io", "workloadentries.networking.istio.io",
 				"virtualservices.networking.istio.io", "destinationrules.networking.istio.io",
 			},

@@ -38,7 +38,8 @@ ServiceEntries. Of several replicas one writes; all serve.
 
 With --config-dir it reads ordinary Kubernetes manifests from a directory (Namespace,
 Node, ServiceAccount, Pod, Service, EndpointSlice, AuthorizationPolicy,
-PeerAuthentication, WorkloadEntry, ServiceEntry; *.yaml, *.yml, *.json) and reads
+PeerAuthentication, RequestAuthentication, WorkloadEntry, ServiceEntry, the
+ConfigMap istio of the root namespace; *.yaml, *.yml, *.json) and reads
 them again when they change. A file with a mistake is refused as a whole: the log
 and /status say file, line and reason, and what that file said before stays in
 force. Write files beside the directory and move them in. While a file that may

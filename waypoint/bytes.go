@@ -72,7 +72,7 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 		f.rec.Flags, f.rec.Details = a.Flag, a.Details
 		return false
 	}
-	e, a := f.pickBytes()
+	e, a := f.pickBytes(ctx)
 	if a != nil {
 		return refused(a)
 	}
@@ -100,15 +100,15 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 }
 
 // pickBytes asks the policies and chooses the endpoint.
-func (f *flight) pickBytes() (*endpoint, *filter.Answer) {
+func (f *flight) pickBytes(ctx context.Context) (*endpoint, *filter.Answer) {
 	if f.c.target.uid == "" && f.rules == nil {
 		return nil, unbound()
 	}
-	e, a := f.pick()
+	e, a := f.pick(ctx)
 	if a != nil {
 		return nil, a
 	}
-	if a := f.authorize(e); a != nil {
+	if a := f.authorize(ctx, e); a != nil {
 		e.Drop()
 		return nil, a
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
-	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/jwt"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
 
@@ -55,21 +55,19 @@ type caller struct {
 	trace  tracing.Context // of the tunnel's stream; zero when it said none
 }
 
-// subject is what policies decide about. dest is where a request will really go.
-func (c *caller) subject(dest netip.AddrPort, req *message.Request) *filter.Subject {
-	return &filter.Subject{
+// subject is what policies decide about. dest is where a request will really go; req
+// is nil for a connection that is not HTTP.
+func (c *caller) subject(dest netip.AddrPort, req *message.Request, tokens *jwt.Result, approved []string) *filter.Subject {
+	s := &filter.Subject{
 		Conn:     policy.FactsOf(policy.Request{SourceIP: c.addr.Addr(), Peer: c.id, Destination: dest}),
 		HTTP:     req,
 		RemoteIP: c.addr.Addr(),
+		Approved: approved,
 	}
-}
-
-// sets are the policies that a request to w has to pass: those of the service,
-// and those of the workload. missing are names of some that have not arrived.
-func sets(p *config.Picture, rules *config.Service, w *workload.Workload) (ofService, ofWorkload []*filter.Policy, missing []string) {
-	ofService, missing = p.ServicePolicies(rules)
-	ofWorkload, more := p.WorkloadPolicies(w)
-	return ofService, ofWorkload, append(missing, more...)
+	if tokens != nil {
+		s.Token = tokens.Token
+	}
+	return s
 }
 
 // described is a workload as records show it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
@@ -33,6 +34,18 @@ type Config struct {
 	// Drain is how long requests may go on after Run was asked to stop. Zero means
 	// 5 s.
 	Drain time.Duration
+	// KeyServers says where keys of token issuers may be fetched.
+	KeyServers KeyServers
+}
+
+// KeyServers is about the servers from which keys of token issuers are fetched. Its
+// zero value is ready for use.
+type KeyServers struct {
+	// Also are addresses that are connected to although they are of loopback, of the
+	// link, or of a metadata service: see package keys.
+	Also []netip.Prefix
+	// Roots is a file with certificates that vouch for them in place of the system's.
+	Roots string
 }
 
 // Name names an object in a namespace.

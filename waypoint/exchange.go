@@ -64,7 +64,7 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 		f.tried = append(f.tried, e.Workload.UID)
 		next, pickErr := f.pickOne()
 		if pickErr == nil {
-			if a := f.authorize(next); a != nil {
+			if a := f.authorize(ctx, next); a != nil {
 				next.Drop()
 				return f.answer(a)
 			}

@@ -21,6 +21,7 @@ type life struct {
 	cancel context.CancelCauseFunc
 	to     *workload.Workload // nil: it goes nowhere yet
 	dest   netip.AddrPort
+	proof  proof
 }
 
 // add lists a request. The context ends when it may no longer be.
@@ -37,7 +38,7 @@ func (l *live) toward(f *flight, w *workload.Workload, dest netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if x := l.all[f]; x != nil {
-		x.to, x.dest = w, dest
+		x.to, x.dest, x.proof = w, dest, f.proof()
 	}
 }
 
@@ -66,7 +67,7 @@ func (l *live) review(p *config.Picture) {
 		if x.to == nil {
 			continue // it looks again when it knows
 		}
-		if err := x.f.stillAllowed(p, x.to, x.dest); err != nil {
+		if err := x.f.stillAllowed(p, &x.life); err != nil {
 			x.cancel(err)
 		}
 	}
@@ -77,7 +78,7 @@ func (l *live) reviewOne(p *config.Picture, f *flight) {
 	l.mu.Lock()
 	x := *l.all[f]
 	l.mu.Unlock()
-	if err := f.stillAllowed(p, x.to, x.dest); err != nil {
+	if err := f.stillAllowed(p, &x); err != nil {
 		x.cancel(err)
 	}
 }

@@ -4,17 +4,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
-	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/entry"
+	"github.com/ambit-mesh/ambit/waypoint/extauth"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/jwt"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 	"github.com/ambit-mesh/ambit/waypoint/report"
 	"github.com/ambit-mesh/ambit/waypoint/upstream"
@@ -28,17 +27,21 @@ type flight struct {
 	req *message.Request
 	rec *report.Record
 
-	// asked is the request as the client sent it, for policies: filters change
-	// req.
-	asked   message.Request
-	picture *config.Picture
-	rules   *config.Service // nil: of a workload, or a service without rules
-	route   *config.Route   // nil: none is needed
-	backend *config.Backend // nil: the service itself, or the workload
-	pass    filter.Pass
-	pump    *pump
-	answers grpcMessages
-	tried   []string
+	// asked is the request as policies see it: as the client sent it, with what
+	// providers have changed. Filters change req. Its fields are replaced, never
+	// written to: others read them.
+	asked    message.Request
+	tokens   *jwt.Result // what the tokens of asked say
+	approved []string    // providers that let it pass
+	onAnswer []extauth.Changes
+	picture  *config.Picture
+	rules    *config.Service // nil: of a workload, or a service without rules
+	route    *config.Route   // nil: none is needed
+	backend  *config.Backend // nil: the service itself, or the workload
+	pass     filter.Pass
+	pump     *pump
+	answers  grpcMessages
+	tried    []string
 }
 
 // serveRequest answers one request. It is the whole path of a request through
@@ -51,9 +54,9 @@ func (w *Waypoint) serveRequest(ctx context.Context, c *caller, x entry.Exchange
 	if answer != nil {
 		return f.answer(answer)
 	}
-	e, answer := f.pick()
+	e, answer := f.pick(ctx)
 	if answer == nil {
-		answer = f.authorize(e)
+		answer = f.authorize(ctx, e)
 	}
 	if answer == nil {
 		answer = f.applyFilters(ctx)
@@ -67,6 +70,7 @@ func (w *Waypoint) serveRequest(ctx context.Context, c *caller, x entry.Exchange
 	if e == nil {
 		return f.answer(noBackend("the route names no backend"))
 	}
+	f.tellClient(e)
 	return f.exchange(ctx, e)
 }
 
@@ -162,11 +166,11 @@ func unbound() *filter.Answer {
 }
 
 // pick chooses an endpoint. It is nil when the route goes to none.
-func (f *flight) pick() (*upstream.Endpoint, *filter.Answer) {
+func (f *flight) pick(ctx context.Context) (*upstream.Endpoint, *filter.Answer) {
 	if f.route != nil && f.backend == nil {
-		return nil, f.authorizeService()
+		return nil, f.authorizeService(ctx)
 	}
-	if a := f.authorizeService(); a != nil {
+	if a := f.authorizeService(ctx); a != nil {
 		return nil, a
 	}
 	e, err := f.pickOne()
@@ -194,55 +198,6 @@ func (f *flight) pickOne() (*upstream.Endpoint, error) {
 	return f.w.upstreams.Pick(want)
 }
 
-// authorizeService asks the policies that are attached to the service.
-func (f *flight) authorizeService() *filter.Answer {
-	policies, missing := f.picture.ServicePolicies(f.rules)
-	port := netip.AddrPortFrom(f.c.target.near, f.c.target.port)
-	return f.decide(f.subject(port), missing, policies)
-}
-
-// authorize asks the policies of the workload that the request goes to.
-func (f *flight) authorize(e *upstream.Endpoint) *filter.Answer {
-	if e == nil {
-		return nil
-	}
-	policies, missing := f.picture.WorkloadPolicies(e.Workload)
-	return f.decide(f.subject(e.App), missing, policies)
-}
-
-// subject is what policies decide about, on its way to dest.
-func (f *flight) subject(dest netip.AddrPort) *filter.Subject {
-	if f.req == nil {
-		return f.c.subject(dest, nil)
-	}
-	return f.c.subject(dest, &f.asked)
-}
-
-// decide asks one set of policies.
-func (f *flight) decide(s *filter.Subject, missing []string, set []*filter.Policy) *filter.Answer {
-	if len(missing) > 0 {
-		f.rec.Reason = fmt.Sprintf("policy that applies is missing: %v", missing)
-		return &filter.Answer{Status: 503, Body: "policy is missing", Flag: "NC", Details: "rbac_policy_missing"}
-	}
-	if len(set) == 0 {
-		return nil
-	}
-	v := filter.Authorize(s, set)
-	if v.Policy != "" || !v.Allowed {
-		f.rec.Policy, f.rec.Reason = v.Policy, v.Reason
-	}
-	f.rec.Noted = append(f.rec.Noted, v.Noted...)
-	if v.Allowed {
-		return nil
-	}
-	return denied()
-}
-
-// denied is how a refusal by policy looks to clients, which learn no names.
-func denied() *filter.Answer {
-	return &filter.Answer{Status: 403, Body: "RBAC: access denied", Flag: "DENY", Details: "rbac_access_denied"}
-}
-
 // applyFilters has the filters of the route and of the backend change the
 // request, and waits as long as they want.
 func (f *flight) applyFilters(ctx context.Context) *filter.Answer {
@@ -267,6 +222,9 @@ func (f *flight) applyFilters(ctx context.Context) *filter.Answer {
 
 // respond lets the filters change the fields of an answer.
 func (f *flight) respond(fields *message.Fields) {
+	for i := range f.onAnswer {
+		f.onAnswer[i].Apply(fields)
+	}
 	if f.route == nil {
 		return
 	}
@@ -291,27 +249,6 @@ func (f *flight) answer(a *filter.Answer) (complete bool) {
 		}
 	}
 	return err == nil && f.x.Flush() == nil
-}
-
-// stillAllowed asks the policies again, as they are now, about a request that
-// lives.
-func (f *flight) stillAllowed(p *config.Picture, w *workload.Workload, dest netip.AddrPort) error {
-	var rules *config.Service
-	if f.rules != nil {
-		rules = p.Service(f.rules.Key)
-		if rules == nil {
-			return &policy.RevokedError{Verdict: policy.Verdict{Reason: "the service is no longer bound to this waypoint"}}
-		}
-	}
-	ofService, ofWorkload, missing := sets(p, rules, w)
-	if len(missing) > 0 {
-		return nil // it may be on its way; new requests wait for it
-	}
-	s := f.subject(dest)
-	if v := filter.Authorize(s, ofService, ofWorkload); !v.Allowed {
-		return &policy.RevokedError{Verdict: policy.Verdict{Policy: v.Policy, Reason: v.Reason}}
-	}
-	return nil
 }
 
 // toward notes where the request goes.

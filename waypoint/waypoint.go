@@ -28,6 +28,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/entry"
+	"github.com/ambit-mesh/ambit/waypoint/extauth"
+	"github.com/ambit-mesh/ambit/waypoint/keys"
 	"github.com/ambit-mesh/ambit/waypoint/report"
 	"github.com/ambit-mesh/ambit/waypoint/upstream"
 )
@@ -58,6 +60,8 @@ type Waypoint struct {
 	routes    *config.Store
 	upstreams *upstream.Upstreams
 	server    *hbone.Server
+	keys      *keys.Store
+	providers *extauth.Clients
 
 	farewell  entry.Farewell
 	live      live
@@ -73,6 +77,8 @@ type Waypoint struct {
 type counts struct {
 	refused prometheus.Counter
 	limits  *prometheus.CounterVec
+	noted   *prometheus.CounterVec
+	fetches *prometheus.CounterVec
 }
 
 // New wires a waypoint. It opens nothing and starts nothing. One that is not
@@ -104,7 +110,9 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "ambit_waypoint_tunnels_refused_total", Help: "Streams that were refused before it was clear what they carry (unstable)."}),
 		limits:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_hbone_limit_hits_total", Help: "How often a peer ran into a limit of the tunnel transport, by the limit's name (unstable)."}, []string{"limit"}),
 	}
-	if err := errors.Join(w.registry.Register(w.counts.refused), w.registry.Register(w.counts.limits)); err != nil {
+	w.counts.noted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_waypoint_policies_noted_total", Help: "Matches of policies that decide nothing: AUDIT, dry runs, and providers that fail open, by action (unstable)."}, []string{"action"})
+	w.counts.fetches = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_waypoint_key_fetches_total", Help: "Fetches of key sets of token issuers, by result: ok or failed (unstable)."}, []string{"result"})
+	if err := errors.Join(w.registry.Register(w.counts.refused), w.registry.Register(w.counts.limits), w.registry.Register(w.counts.noted), w.registry.Register(w.counts.fetches)); err != nil {
 		return err
 	}
 	n := w.cfg.Node
@@ -120,6 +128,9 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 		Self:     policy.Subject{Name: n.PodName, Namespace: n.PodNamespace, ServiceAccount: n.ServiceAccount},
 		Identity: w.cfg.identity(), Network: n.Network, Pool: hbone.PoolConfig{Budget: budget},
 	}, upstream.Deps{State: w.state, Routes: w.routes, Certs: w.certs, Trace: trace, Rand: rand.Uint64N})
+	if err := w.wireProof(); err != nil {
+		return err
+	}
 	w.certs.OnChange(func(_ identity.ID, c *identity.Certificate) {
 		if c != nil {
 			w.upstreams.Retire()
@@ -155,6 +166,8 @@ func (w *Waypoint) wireControlPlane(deps Deps) error {
 		Subscriptions: []xds.Subscription{
 			{TypeURL: workload.AddressType, Apply: w.state.ApplyAddresses},
 			{TypeURL: config.AuthorizationType, Apply: w.routes.ApplyAuthorizations},
+			{TypeURL: config.AuthenticationType, Apply: w.routes.ApplyAuthentications},
+			{TypeURL: config.ProviderType, Apply: w.routes.ApplyProviders},
 			{TypeURL: config.EndpointType, Apply: w.routes.ApplyEndpoints},
 			{TypeURL: config.ServiceType, Apply: w.routes.ApplyServices},
 		},
@@ -209,6 +222,7 @@ func (w *Waypoint) hboneTrace() *hbone.Trace {
 // has returned nothing is left. It may be called once.
 func (w *Waypoint) Run(ctx context.Context) error {
 	defer w.Close()
+	defer w.providers.Close()
 	ln, err := net.Listen("tcp", w.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for tunnels: %w", err)
@@ -226,7 +240,7 @@ func (w *Waypoint) Run(ctx context.Context) error {
 	defer release()
 	for name, run := range map[string]func(context.Context) error{
 		"xds": w.xds.Run, "identity": w.certs.Run, "upstreams": w.upstreams.Run, "status": w.serveStatus, "roots": w.watchRoots,
-		"spans": w.spans.Run,
+		"spans": w.spans.Run, "keys": w.keys.Run,
 	} {
 		parts.Go(control, name, func(control context.Context) {
 			if err := run(control); control.Err() == nil {

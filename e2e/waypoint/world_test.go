@@ -180,6 +180,7 @@ func (w *world) startWaypoint(ip netip.Addr) {
 		Gateway: waypoint.Name{Namespace: w.ns, Name: "waypoint"},
 		Node:    waypoint.Node{PodName: "waypoint", PodNamespace: w.ns, NodeName: "n1", InstanceIP: ip.String()},
 		XDS:     up, CA: up, Listen: netip.AddrPortFrom(ip, 15008).String(), Stats: "127.0.0.1:0", Readiness: "127.0.0.1:0", Drain: 5 * time.Second,
+		KeyServers: waypoint.KeyServers{Also: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}, // where those of tests are
 	}, waypoint.Deps{Log: zap.New(core), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		w.t.Fatal(err)

@@ -79,8 +79,9 @@ var arrows = map[string][]string{
 	"waypoint/match":    {"waypoint/message"},
 	"waypoint/jwt":      {"waypoint/message"},
 	"waypoint/keys":     {"waypoint/jwt"},
-	"waypoint/filter":   {"waypoint/message", "waypoint/match", "internal/policy", "internal/identity"},
-	"waypoint/config":   {"waypoint/message", "waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
+	"waypoint/extauth":  {"waypoint/message"},
+	"waypoint/filter":   {"waypoint/message", "waypoint/jwt", "waypoint/match", "internal/policy", "internal/identity"},
+	"waypoint/config":   {"waypoint/message", "waypoint/jwt", "waypoint/match", "waypoint/filter", "internal/workload", "internal/policy"},
 	"waypoint/report":   {"internal/telemetry", "internal/identity", "internal/tracing"},
 	"waypoint/upstream": {"internal/policy", "internal/tracing", "waypoint/message", "waypoint/http1", "waypoint/http2", "waypoint/config", "internal/workload", "internal/identity", "internal/hbone"},
 

@@ -37,3 +37,49 @@ func (a *Addresses) Empty() bool { return a.set.empty() }
 
 // Contains reports whether one of the ranges has the address.
 func (a *Addresses) Contains(ip netip.Addr) bool { return a.set.contains(ip.Unmap()) }
+
+// Callers are keys of the only callers that the match holds for, as
+// [Facts.Callers] writes them; nil when it does not say who they are one by one.
+// exactly tells single callers from namespaces.
+func (c *ConnMatch) Callers() (keys []string, exactly bool) {
+	m := &c.m
+	switch {
+	case m.principals.onlyExact():
+		return m.principals.keys("p"), true
+	case len(m.accounts) > 0:
+		for _, a := range m.accounts {
+			keys = append(keys, "a"+a.namespace+"/"+a.name)
+		}
+		return keys, true
+	case m.namespaces.onlyExact():
+		return m.namespaces.keys("n"), false
+	}
+	return nil, false
+}
+
+// Callers are the keys under which [ConnMatch.Callers] knows the caller; those of an
+// unknown one are but its namespace.
+func (f *Facts) Callers() []string {
+	if !f.s.known {
+		return []string{"n"}
+	}
+	a := f.s.account
+	return []string{"p" + f.s.principal, "a" + a.namespace + "/" + a.name, "n" + a.namespace}
+}
+
+// onlyExact reports whether nothing but exact values can hit.
+func (s *stringSet) onlyExact() bool {
+	return !s.presence && len(s.prefixes)+len(s.suffixes) == 0 && len(s.few)+len(s.many) > 0
+}
+
+// keys are the exact values.
+func (s *stringSet) keys(kind string) []string {
+	var out []string
+	for _, v := range s.few {
+		out = append(out, kind+v)
+	}
+	for v := range s.many {
+		out = append(out, kind+v)
+	}
+	return out
+}

@@ -18,8 +18,13 @@ type Service struct {
 	workload.Key
 	// Waypoint is the Gateway that serves it.
 	Waypoint Name
-	// Policies are names of those attached to the service or its waypoint.
-	Policies []string
+	// Policies and Authentications are names of those attached to the service, its
+	// waypoint or the waypoint's class.
+	Policies, Authentications []string
+	// TellClient has applications told who calls.
+	TellClient bool
+
+	ruleNames string // of both
 
 	ports   map[uint16]port
 	tables  []*table
@@ -90,7 +95,8 @@ func compileService(m *waypointapi.Service) (*Service, error) {
 	s := &Service{
 		Key:      workload.Key{Namespace: m.GetNamespace(), Hostname: m.GetHostname()},
 		Waypoint: Name{m.GetWaypoint().GetNamespace(), m.GetWaypoint().GetName()},
-		Policies: m.GetPolicies(), traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
+		Policies: m.GetPolicies(), Authentications: m.GetAuthentications(), TellClient: m.GetTellClient(),
+		ruleNames: joinNames(m.GetPolicies(), m.GetAuthentications()), traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
 	}
 	for _, p := range m.GetPorts() {
 		if p.GetNumber() == 0 || p.GetNumber() > 65535 {

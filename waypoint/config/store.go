@@ -12,19 +12,27 @@ import (
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/jwt"
 )
 
 // Type URLs of the resources that a Store takes.
 const (
-	ServiceType       = "type.googleapis.com/ambit.waypoint.v1.Service"
-	AuthorizationType = "type.googleapis.com/ambit.waypoint.v1.Authorization"
-	EndpointType      = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
+	ServiceType        = "type.googleapis.com/ambit.waypoint.v1.Service"
+	AuthorizationType  = "type.googleapis.com/ambit.waypoint.v1.Authorization"
+	AuthenticationType = "type.googleapis.com/ambit.waypoint.v1.Authentication"
+	ProviderType       = "type.googleapis.com/ambit.waypoint.v1.Provider"
+	EndpointType       = "type.googleapis.com/ambit.waypoint.v1.Endpoint"
 )
 
 // Endpoint is what is known of a workload beside its address. It never changes.
 type Endpoint struct {
-	Labels   map[string]string
-	Policies []string // names of those that select it
+	Labels map[string]string
+	// Policies and Authentications are names of those that select it.
+	Policies, Authentications []string
+	// TellClient has it told who calls, when it is asked for by its own address.
+	TellClient bool
+
+	ruleNames string // of both
 }
 
 // Picture is one state of everything. It never changes; what its methods return
@@ -33,9 +41,13 @@ type Picture struct {
 	services  map[workload.Key]*Service
 	endpoints map[string]*Endpoint
 	policies  map[string]*filter.Policy
-	// byNamespace are the policies of a whole namespace; those of the mesh are
-	// under "".
-	byNamespace map[string][]*filter.Policy
+	tokens    map[string]*jwt.Authentication
+	providers map[string]*waypointapi.Provider
+
+	// Those of a whole namespace; those of the mesh are under "".
+	policiesOf map[string][]*filter.Policy
+	tokensOf   map[string][]*jwt.Authentication
+	rules      *rulesCache // nil until the first policies or authentications came
 }
 
 // Service is how requests of a service are treated, or nil when nobody said.
@@ -43,6 +55,9 @@ func (p *Picture) Service(k workload.Key) *Service { return p.services[k] }
 
 // Endpoint is what is known of a workload, or nil.
 func (p *Picture) Endpoint(uid string) *Endpoint { return p.endpoints[uid] }
+
+// Provider is who can be asked under a name, or nil.
+func (p *Picture) Provider(name string) *waypointapi.Provider { return p.providers[name] }
 
 // Store publishes pictures. One goroutine applies changes, any number reads.
 type Store struct {
@@ -149,7 +164,10 @@ func (s *Store) ApplyEndpoints(resources []*discoveryv3.Resource, removed []stri
 			if m.GetUid() != name {
 				return fmt.Errorf("the resource holds workload %q", m.GetUid())
 			}
-			next.endpoints[name] = &Endpoint{Labels: m.GetLabels(), Policies: m.GetPolicies()}
+			next.endpoints[name] = &Endpoint{
+				Labels: m.GetLabels(), Policies: m.GetPolicies(), Authentications: m.GetAuthentications(), TellClient: m.GetTellClient(),
+				ruleNames: joinNames(m.GetPolicies(), m.GetAuthentications()),
+			}
 			return nil
 		}
 		rejected = apply(EndpointType, resources, removed, put, func(name string) { delete(next.endpoints, name) })
@@ -173,7 +191,44 @@ func (s *Store) ApplyAuthorizations(resources []*discoveryv3.Resource, removed [
 			return nil
 		}
 		rejected = apply(AuthorizationType, resources, removed, put, func(name string) { delete(next.policies, name) })
-		next.indexPolicies()
+		next.indexRules()
+	})
+	return rejected
+}
+
+// ApplyAuthentications takes resources of type [AuthenticationType].
+func (s *Store) ApplyAuthentications(resources []*discoveryv3.Resource, removed []string) (rejected map[string]error) {
+	s.change(func(next *Picture) {
+		next.tokens = own(next.tokens)
+		put := func(name string, m *waypointapi.Authentication) error {
+			a, err := jwt.Compile(m)
+			if err != nil {
+				return err
+			}
+			if a.Name() != name {
+				return fmt.Errorf("the resource holds authentication %q", a.Name())
+			}
+			next.tokens[name] = a
+			return nil
+		}
+		rejected = apply(AuthenticationType, resources, removed, put, func(name string) { delete(next.tokens, name) })
+		next.indexRules()
+	})
+	return rejected
+}
+
+// ApplyProviders takes resources of type [ProviderType].
+func (s *Store) ApplyProviders(resources []*discoveryv3.Resource, removed []string) (rejected map[string]error) {
+	s.change(func(next *Picture) {
+		next.providers = own(next.providers)
+		put := func(name string, m *waypointapi.Provider) error {
+			if m.GetName() != name {
+				return fmt.Errorf("the resource holds provider %q", m.GetName())
+			}
+			next.providers[name] = m
+			return nil
+		}
+		rejected = apply(ProviderType, resources, removed, put, func(name string) { delete(next.providers, name) })
 	})
 	return rejected
 }

@@ -36,7 +36,7 @@ func (a *Answer) Response(req *message.Request) (resp *message.Response, body st
 		}
 		return resp, ""
 	}
-	if a.Body != "" {
+	if a.Body != "" && !resp.Fields.Has("content-type") {
 		resp.Fields.Add("content-type", "text/plain")
 	}
 	resp.Length = int64(len(a.Body))

@@ -2,7 +2,7 @@ package filter
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
@@ -97,21 +97,19 @@ func (p *Policy) Scope() securityapi.Scope { return p.scope }
 // Attached reports whether the policy applies only where a service names it.
 func (p *Policy) Attached() bool { return p.attached }
 
-// match returns the index of the first rule that matches, or -1.
-func (p *Policy) match(s *Subject, path string) int {
-	restrictive := p.action == waypointapi.Action_DENY || p.action == waypointapi.Action_CUSTOM
-	for i, r := range p.rules {
-		all := true
-		for _, c := range r {
-			if all = c.matches(s, path, restrictive); !all {
-				break
-			}
-		}
-		if all {
-			return i
+// restrictive reports whether a match keeps requests out.
+func (p *Policy) restrictive() bool {
+	return p.action == waypointapi.Action_DENY || p.action == waypointapi.Action_CUSTOM
+}
+
+// matches reports whether all clauses of a rule do.
+func (r rule) matches(s *Subject, path string, restrictive bool) bool {
+	for _, c := range r {
+		if !c.matches(s, path, restrictive) {
+			return false
 		}
 	}
-	return -1
+	return true
 }
 
 // matches reports whether a match of the clause holds.
@@ -158,18 +156,20 @@ type Verdict struct {
 // to the service, and those of the workload. A request passes when each set lets
 // it pass.
 //
-// In a set a CUSTOM policy comes first, then DENY, then ALLOW. A request whose
-// path servers read in two ways passes when it would in either reading.
-func Authorize(s *Subject, sets ...[]*Policy) Verdict {
+// In a set a CUSTOM policy comes first, whose provider must be among those that
+// approved, then DENY, then ALLOW. A request whose path servers read in two ways
+// passes when it would in either reading. What AUDIT policies match is noted, however
+// the others decide.
+func Authorize(s *Subject, sets ...*Set) Verdict {
 	v := Verdict{Allowed: true, Rule: -1, Reason: "no allow policies"}
-	path, alt := "", ""
-	if s.HTTP != nil {
-		path, alt = s.HTTP.Path, s.HTTP.AltPath
-	}
+	path, alt := s.paths()
 	for _, set := range sets {
-		got := decide(set, s, path)
+		if set == nil {
+			continue
+		}
+		got := set.decide(s, path)
 		if got.Allowed && alt != "" {
-			if other := decide(set, s, alt); !other.Allowed {
+			if other := set.decide(s, alt); !other.Allowed {
 				got = other
 				got.Reason += " (as a server reads the path that decodes slashes)"
 			}
@@ -186,61 +186,90 @@ func Authorize(s *Subject, sets ...[]*Policy) Verdict {
 	return v
 }
 
-// decide evaluates one set.
-func decide(set []*Policy, s *Subject, path string) Verdict {
-	v := Verdict{Rule: -1}
-	for _, action := range []waypointapi.Action{waypointapi.Action_CUSTOM, waypointapi.Action_DENY} {
-		for _, p := range set {
-			if p.action != action {
-				continue
-			}
-			i := p.match(s, path)
-			switch {
-			case i < 0:
-			case p.dryRun:
-				v.Noted = append(v.Noted, fmt.Sprintf("deny by %s[%d]", p.name, i))
-			default:
-				v.Policy, v.Rule, v.Reason = p.name, i, fmt.Sprintf("denied by %s[%d]", p.name, i)
-				if action == waypointapi.Action_CUSTOM {
-					v.Reason += fmt.Sprintf(": its provider %q is not known here", p.provider)
-				}
-				return v
-			}
-		}
+// paths are the readings of the path; alt is "" when there is one only.
+func (s *Subject) paths() (path, alt string) {
+	if s.HTTP == nil {
+		return "", ""
 	}
-	return decideAllow(set, s, path, v)
+	return s.HTTP.Path, s.HTTP.AltPath
 }
 
-// decideAllow evaluates the policies that let pass, and those that only watch.
-func decideAllow(set []*Policy, s *Subject, path string, v Verdict) Verdict {
-	var names []string
-	for _, p := range set {
-		if p.action != waypointapi.Action_ALLOW && p.action != waypointapi.Action_AUDIT {
-			continue
-		}
-		i := p.match(s, path)
-		switch {
+// decide evaluates the set for one reading of the path.
+func (set *Set) decide(s *Subject, path string) Verdict {
+	v := Verdict{Rule: -1}
+	var custom, deny, allow *hit
+	hits := set.hits(s, path)
+	for i := range hits {
+		h := &hits[i]
+		switch p := h.policy; {
 		case p.action == waypointapi.Action_AUDIT || p.dryRun:
-			if i >= 0 {
-				v.Noted = append(v.Noted, fmt.Sprintf("%s by %s[%d]", strings.ToLower(p.action.String()), p.name, i))
-			}
-		case i >= 0 && !v.Allowed:
-			v.Allowed, v.Policy, v.Rule, v.Reason = true, p.name, i, fmt.Sprintf("allowed by %s[%d]", p.name, i)
-		default:
-			names = append(names, p.name)
+			v.Noted = append(v.Noted, h.noted())
+		case p.action == waypointapi.Action_CUSTOM && !slices.Contains(s.Approved, p.provider):
+			custom = first(custom, h)
+		case p.action == waypointapi.Action_DENY:
+			deny = first(deny, h)
+		case p.action == waypointapi.Action_ALLOW:
+			allow = first(allow, h)
 		}
 	}
 	switch {
-	case v.Allowed:
-	case len(names) > maxNames:
-		v.Reason = fmt.Sprintf("allow policies exist, but none allowed: %s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
-	case len(names) > 0:
-		v.Reason = "allow policies exist, but none allowed: " + strings.Join(names, ", ")
+	case custom != nil:
+		v.by(custom, "denied")
+		v.Reason += fmt.Sprintf(": its provider %q has not approved", custom.policy.provider)
+	case deny != nil:
+		v.by(deny, "denied")
+	case allow != nil:
+		v.by(allow, "allowed")
+		v.Allowed = true
+	case set.allows > 0:
+		v.Reason = "allow policies exist, but none allowed: " + set.allowNames
 	default:
 		v.Allowed, v.Reason = true, "no allow policies"
 	}
 	return v
 }
 
-// maxNames is how many policies a reason names.
-const maxNames = 3
+// by says who decided.
+func (v *Verdict) by(h *hit, what string) {
+	v.Policy, v.Rule = h.policy.name, h.rule
+	v.Reason = fmt.Sprintf("%s by %s[%d]", what, h.policy.name, h.rule)
+}
+
+// first is the one that came first.
+func first(have, h *hit) *hit {
+	if have != nil {
+		return have
+	}
+	return h
+}
+
+// Ask is a CUSTOM policy that wants its provider asked.
+type Ask struct {
+	Policy   string
+	Rule     int
+	Provider string
+}
+
+// Asks are the CUSTOM policies that match in either reading of the path and whose
+// providers have not approved, each provider once.
+func (set *Set) Asks(s *Subject) []Ask {
+	if set == nil || set.customs == 0 {
+		return nil
+	}
+	path, alt := s.paths()
+	var out []Ask
+	add := func(path string) {
+		for _, h := range set.hits(s, path) {
+			p := h.policy
+			if p.action != waypointapi.Action_CUSTOM || p.dryRun || slices.Contains(s.Approved, p.provider) ||
+				slices.ContainsFunc(out, func(a Ask) bool { return a.Provider == p.provider }) {
+				continue
+			}
+			out = append(out, Ask{p.name, h.rule, p.provider})
+		}
+	}
+	if add(path); alt != "" {
+		add(alt)
+	}
+	return out
+}

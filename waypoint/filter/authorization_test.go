@@ -147,12 +147,20 @@ func TestAuthorize(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := Authorize(tt.s, tt.sets...)
+			got := Authorize(tt.s, setsOf(tt.sets...)...)
 			if got.Allowed != tt.allowed || got.Policy != tt.by {
 				t.Errorf("%+v, want allowed %v by %q", got, tt.allowed, tt.by)
 			}
 		})
 	}
+}
+
+// setsOf makes sets of lists.
+func setsOf(lists ...[]*Policy) (sets []*Set) {
+	for _, l := range lists {
+		sets = append(sets, NewSet(l))
+	}
+	return sets
 }
 
 func TestUnknownComparisonsAreErrors(t *testing.T) {
@@ -225,7 +233,7 @@ func TestSameAsTheNodeProxy(t *testing.T) {
 		for _, account := range []string{"", "a", "b"} {
 			want := policy.Evaluate(policy.Applicable{Policies: lower, Known: true}, connection(t, account))
 			for _, s := range []*Subject{subject(t, account, "", ""), subject(t, account, "GET", "/a%2fb")} {
-				if got := Authorize(s, upper); got.Allowed != want.Allowed || got.Policy != want.Policy || got.Rule != want.Rule {
+				if got := Authorize(s, NewSet(upper)); got.Allowed != want.Allowed || got.Policy != want.Policy || got.Rule != want.Rule {
 					t.Fatalf("round %d: waypoint %+v, node proxy %+v", round, got, want)
 				}
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/internal/policy"
+	"github.com/ambit-mesh/ambit/waypoint/jwt"
 	"github.com/ambit-mesh/ambit/waypoint/match"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
@@ -21,15 +22,9 @@ type Subject struct {
 	// RemoteIP is the address of the first client, as far as it is believed.
 	RemoteIP netip.Addr
 	// Token is what a checked token says; nil without one.
-	Token *Token
-}
-
-// Token is the content of a token whose signature was checked.
-type Token struct {
-	Principal string // issuer/subject
-	Audiences []string
-	Presenter string
-	Claims    map[string]any
+	Token *jwt.Token
+	// Approved are names of providers that have let the request pass.
+	Approved []string
 }
 
 // list is a positive and a negative list of comparisons.
@@ -151,13 +146,13 @@ func (m *requestMatch) holdsPath(path string) bool {
 }
 
 // holdsToken compares what the token says; without one nothing is there.
-func (m *requestMatch) holdsToken(t *Token) bool {
+func (m *requestMatch) holdsToken(t *jwt.Token) bool {
 	var principals, presenters, audiences, claims []string
 	if t != nil {
 		principals, audiences = present(t.Principal), t.Audiences
 		presenters = present(t.Presenter)
 		if m.claims.asks() {
-			claims = claimValues(t.Claims, m.claim)
+			claims = t.Values(m.claim)
 		}
 	}
 	return m.principals.holds(principals...) && m.presenters.holds(presenters...) && m.audiences.holds(audiences...) && m.claims.holds(claims...)
@@ -169,51 +164,4 @@ func present(text string) []string {
 		return nil
 	}
 	return []string{text}
-}
-
-// claimValues are the texts of a claim: itself, its elements, or the words of a
-// list in one text.
-func claimValues(claims map[string]any, names []string) []string {
-	var at any = claims
-	for _, name := range names {
-		object, ok := at.(map[string]any)
-		if !ok {
-			return nil
-		}
-		at = object[name]
-	}
-	switch v := at.(type) {
-	case string:
-		return append(splitWords(v), v)
-	case bool:
-		return []string{fmt.Sprint(v)}
-	case float64:
-		return []string{fmt.Sprint(v)}
-	case []any:
-		var out []string
-		for _, x := range v {
-			switch x.(type) {
-			case string, bool, float64:
-				out = append(out, fmt.Sprint(x))
-			}
-		}
-		return out
-	}
-	return nil
-}
-
-// splitWords splits a text at spaces, as scopes are written; nil when there is
-// nothing to split.
-func splitWords(text string) []string {
-	var out []string
-	start := 0
-	for i := 0; i <= len(text); i++ {
-		if i == len(text) || text[i] == ' ' {
-			if i > start && (start > 0 || i < len(text)) {
-				out = append(out, text[start:i])
-			}
-			start = i + 1
-		}
-	}
-	return out
 }

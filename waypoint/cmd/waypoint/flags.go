@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -27,6 +28,7 @@ const (
 type flags struct {
 	program.Program
 	cfg     waypoint.Config
+	also    string // addresses of key servers
 	environ []string
 }
 
@@ -85,6 +87,8 @@ func (f *flags) command() *cobra.Command {
 		{&f.cfg.XDS.Token, "token", "AUTH_TOKEN", token, "`FILE` of the token that proves who we are"},
 		{&f.cfg.CA.Address, "ca-address", "CA_ADDRESS", "", "`URL` of the CA (default: that of the control plane)"},
 		{&f.cfg.CA.RootCA, "ca-root-ca", "CA_ROOT_CA", "", "`FILE` of its roots (default: those of the control plane)"},
+		{&f.also, "key-servers-also", "KEY_SERVERS_ALSO", "", "`ADDRESSES` (prefixes, with commas between them) from which keys of token issuers may be fetched although they are of loopback, of the link or of a metadata service"},
+		{&f.cfg.KeyServers.Roots, "key-server-roots", "KEY_SERVER_ROOTS", "", "`FILE` of certificates that vouch for servers of such keys (default: those of the system)"},
 		{&f.cfg.Listen, "listen", "LISTEN", ":15008", "`ADDRESS` for tunnels"},
 		{&f.cfg.Stats, "stats-addr", "STATS_ADDR", ":15020", "`ADDRESS` for metrics, or off"},
 		{&f.cfg.Readiness, "readiness-addr", "READINESS_ADDR", ":15021", "`ADDRESS` for the readiness probe, or off"},
@@ -121,6 +125,16 @@ func (f *flags) complete(lookup func(string) (string, bool)) (err error) {
 		if !strings.Contains(u.Address, "://") {
 			u.Address = "https://" + u.Address
 		}
+	}
+	for text := range strings.SplitSeq(f.also, ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("--key-servers-also: %w", err)
+		}
+		f.cfg.KeyServers.Also = append(f.cfg.KeyServers.Also, p)
 	}
 	f.cfg.Tracing, err = tracing.FromEnvironment(lookup, f.cfg.Gateway.Name+"."+f.cfg.Gateway.Namespace)
 	return err

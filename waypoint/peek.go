@@ -1,0 +1,59 @@
+package waypoint
+
+import (
+	"context"
+	"io"
+
+	"github.com/ambit-mesh/ambit/waypoint/filter"
+	"github.com/ambit-mesh/ambit/waypoint/message"
+)
+
+// peeked is a body whose beginning was read ahead.
+type peeked struct {
+	message.Body
+	data []byte
+}
+
+// Read implements [message.Body].
+func (p *peeked) Read(to []byte) (int, error) {
+	if len(p.data) == 0 {
+		return p.Body.Read(to)
+	}
+	n := copy(to, p.data)
+	p.data = p.data[n:]
+	return n, nil
+}
+
+// Buffered implements [message.Body].
+func (p *peeked) Buffered() int { return len(p.data) + p.Body.Buffered() }
+
+// peek reads at most so many bytes of the request's body ahead. With more of them
+// the request is refused, unless a part is enough. The body stays complete for the
+// application.
+func (f *flight) peek(ctx context.Context, most int, part bool) (body []byte, partial bool, answer *filter.Answer) {
+	if f.req.Body == nil {
+		return nil, false, nil
+	}
+	stop := context.AfterFunc(ctx, f.x.StopReading)
+	defer stop()
+	buf := make([]byte, most+1) // one byte more says that there is more
+	n := 0
+	var err error
+	for n < len(buf) && err == nil {
+		var got int
+		got, err = f.req.Body.Read(buf[n:])
+		n += got
+	}
+	switch {
+	case err == io.EOF:
+		f.req.Body = &message.Replayed{Data: buf[:n], Tail: f.req.Body.Trailer()}
+	case err != nil:
+		return nil, false, &filter.Answer{Status: 400, Flag: "DPE", Details: err.Error()}
+	default:
+		f.req.Body = &peeked{Body: f.req.Body, data: buf[:n]}
+	}
+	if n > most && !part {
+		return nil, false, &filter.Answer{Status: 413, Body: "Payload Too Large", Flag: "UAEX", Details: "the body is larger than what the provider looks at"}
+	}
+	return buf[:min(n, most)], n > most, nil
+}

@@ -26,6 +26,14 @@ const (
 	socketReg = 2
 )
 
+// Where the flags of a TCP header are, and two of them. Source: RFC 9293, section
+// 3.1.
+const (
+	flagsOffset = 13
+	flagSYN     = 0x02
+	flagACK     = 0x10
+)
+
 // baseChains says where our chains hook in. A route chain asks for the route
 // again when a packet's mark has changed.
 func baseChains(t *nftables.Table) map[chain]*nftables.Chain {
@@ -42,6 +50,7 @@ func baseChains(t *nftables.Table) map[chain]*nftables.Chain {
 		natPrerouting:  base(natPrerouting, nftables.ChainTypeNAT, pre, nftables.ChainPriorityNATDest),
 		guardInput:     base(guardInput, nftables.ChainTypeFilter, in, nftables.ChainPriorityFilter),
 		natOutput:      base(natOutput, nftables.ChainTypeNAT, out, nftables.ChainPriorityNATDest),
+		guardOutput:    base(guardOutput, nftables.ChainTypeFilter, out, nftables.ChainPriorityFilter),
 	}
 }
 
@@ -121,6 +130,10 @@ func (m match) operands() (load []expr.Any, data []byte) {
 		return loadPayload(expr.PayloadBaseTransportHeader, 0, 2), binaryutil.BigEndian.PutUint16(uint16(m.number))
 	case dstPort:
 		return loadPayload(expr.PayloadBaseTransportHeader, 2, 2), binaryutil.BigEndian.PutUint16(uint16(m.number))
+	case begins:
+		flags := append(loadPayload(expr.PayloadBaseTransportHeader, flagsOffset, 1),
+			&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{flagSYN | flagACK}, Xor: []byte{0}})
+		return flags, []byte{flagSYN}
 	case inIface:
 		return meta(expr.MetaKeyIIFNAME), ifName(m.name)
 	case outIface:

@@ -190,6 +190,8 @@ func payloadOperand(e *expr.Payload) operand {
 		{expr.PayloadBaseNetworkHeader, 24, 16}: {text: "ip6 daddr", format: formatAddr},
 		{expr.PayloadBaseTransportHeader, 0, 2}: {text: "sport", format: formatPort},
 		{expr.PayloadBaseTransportHeader, 2, 2}: {text: "dport", format: formatPort},
+
+		{expr.PayloadBaseTransportHeader, flagsOffset, 1}: {text: "tcp flags", format: formatHex},
 	}
 	if op, ok := fields[field{e.Base, e.Offset, e.Len}]; ok && e.OperationType == expr.PayloadLoad {
 		return op

@@ -97,6 +97,7 @@ const (
 	natPrerouting  chain = "nat-prerouting"
 	natOutput      chain = "nat-output"
 	guardInput     chain = "guard-input"
+	guardOutput    chain = "guard-output"
 )
 
 // key is what a match looks at.
@@ -114,6 +115,7 @@ const (
 	inIface
 	outIface
 	anySocket // the packet has a socket in the pod, be it a listener
+	begins    // the packet begins a TCP connection: SYN without ACK
 )
 
 // match is one condition. Of the values only the one that fits the key is set.
@@ -206,11 +208,7 @@ func (c Config) rules() []rule {
 	for _, f := range c.families() {
 		c.addInbound(add, f, isTCP, notByProxy)
 	}
-	if c.refusesClosed() {
-		// Something may begin to listen while the packet is on its way to it, or lie
-		// behind rules of the pod's own.
-		add(guardInput, "nothing passes by the proxy to a port that was closed", action{kind: drop}, isTCP, match{key: connMark, number: closedMark}, match{key: anySocket})
-	}
+	c.addInputGuard(add, isTCP, notByProxy)
 	for _, f := range c.families() {
 		if f.probe.IsValid() {
 			add(natOutput, "answers to probes pass by the proxy", action{kind: accept}, f.is(), match{key: dstAddr, addr: f.probe}, isTCP)
@@ -228,8 +226,46 @@ func (c Config) rules() []rule {
 	for _, f := range c.families() {
 		add(natOutput, "the application calls its own pod", action{kind: accept}, f.is(), f.notLoopback(), viaLo)
 		add(natOutput, "what the application sends", action{redirectTo, outboundPort}, f.is(), f.notLoopback(), isTCP, notByProxy)
+		c.addOutputGuard(add, f, isTCP, notByProxy, notViaLo)
 	}
 	return all
+}
+
+// The guards stand behind the redirection, which asks about the first packet of a
+// connection that conntrack knows: one that conntrack takes for invalid, or does
+// not follow, would pass by it, and by the proxy. So what begins a connection must
+// have been redirected by now. The rest is left alone: segments of connections
+// that are older than the capture are invalid to conntrack too, and go on.
+
+// addInputGuard adds what keeps plaintext of the network from the application.
+func (c Config) addInputGuard(add func(chain, string, action, ...match), isTCP, notByProxy match) {
+	if c.BypassInbound || c.Releasing {
+		return
+	}
+	isClosed := match{key: connMark, number: closedMark}
+	if c.refusesClosed() {
+		// Something may begin to listen while the packet is on its way to it, or lie
+		// behind rules of the pod's own.
+		add(guardInput, "nothing passes by the proxy to a port that was closed", action{kind: drop}, isTCP, isClosed, match{key: anySocket})
+		add(guardInput, "a closed port refuses by itself", action{kind: accept}, isTCP, isClosed)
+	}
+	notTo := func(port uint32) match { return match{key: dstPort, number: port, not: true} }
+	network := []match{{key: inIface, name: "lo", not: true}, isTCP, {key: begins}, notByProxy, notTo(outboundPort), notTo(inboundPort), notTo(tunnelPort)}
+	for _, f := range c.families() {
+		if f.probe.IsValid() {
+			add(guardInput, "probes pass by the proxy", action{kind: accept}, f.is(), match{key: srcAddr, addr: f.probe}, isTCP)
+		}
+		add(guardInput, "no connection begins past the proxy", action{kind: drop}, append([]match{f.is()}, network...)...)
+	}
+}
+
+// addOutputGuard adds what keeps plaintext of the application from the network.
+// What was redirected goes to the loopback address by now.
+func (c Config) addOutputGuard(add func(chain, string, action, ...match), f ipFamily, isTCP, notByProxy, notViaLo match) {
+	if c.Releasing {
+		return
+	}
+	add(guardOutput, "no connection begins past the proxy", action{kind: drop}, f.is(), f.notLoopback(), notViaLo, isTCP, match{key: begins}, notByProxy)
 }
 
 // addInbound adds the rules for what comes in from the network.

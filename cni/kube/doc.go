@@ -26,5 +26,5 @@
 //
 // [Own] watches the DaemonSet that the agent belongs to. An agent that ends while
 // its DaemonSet is there is replaced by another, and leaves everything as it is;
-// one whose DaemonSet is gone, or going, cleans up.
+// one whose DaemonSet is gone, or going, cleans up. [EndAgents] has them do so.
 package kube

@@ -205,16 +205,7 @@ func TestLeavingIsKnownByTheDaemonSet(t *testing.T) {
 	c := server.Client(t)
 	const ns = "leaving"
 	kubetest.Namespace(t, c, ns, nil)
-	labels := map[string]string{"a": "b"}
-	set := &appsv1.DaemonSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "agent", Namespace: ns, Finalizers: []string{"test.ambit.dev/keep"}},
-		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
-			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none"}}},
-		}},
-	}
-	if _, err := c.AppsV1().DaemonSets(ns).Create(t.Context(), set, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	agentSet(t, c, ns)
 	stranger, err := kubernetes.NewForConfig(server.Config(kubetest.Token(t, c, ns, "stranger", "", nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -250,6 +241,50 @@ func TestLeavingIsKnownByTheDaemonSet(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestAgentsAreEnded(t *testing.T) {
+	c := kubetest.Get(t).Client(t)
+	const ns = "ended"
+	kubetest.Namespace(t, c, ns, nil)
+	if err := kube.EndAgents(t.Context(), c, ns, "agent"); err != nil {
+		t.Errorf("one that is not there: %v", err)
+	}
+	agentSet(t, c, ns)
+	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := kube.EndAgents(short, c, ns, "agent"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while agents still run: %v, want %v", err, context.DeadlineExceeded)
+	}
+	d, err := c.AppsV1().DaemonSets(ns).Get(t.Context(), "agent", metav1.GetOptions{})
+	if err != nil || !slices.Contains(d.Finalizers, metav1.FinalizerDeleteDependents) {
+		t.Fatalf("finalizers %v, %v: want it to stay until its pods are gone", d.Finalizers, err)
+	}
+	ended := make(chan error, 1)
+	start(t, func(ctx context.Context) { ended <- kube.EndAgents(ctx, c, ns, "agent") })
+	// As the garbage collector does, which does not run here.
+	if _, err := c.AppsV1().DaemonSets(ns).Patch(t.Context(), "agent", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// agentSet makes the DaemonSet "agent", which stays until its finalizers are taken
+// away.
+func agentSet(t *testing.T, c kubernetes.Interface, ns string) {
+	t.Helper()
+	labels := map[string]string{"a": "b"}
+	set := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "agent", Namespace: ns, Finalizers: []string{"test.ambit.dev/keep"}},
+		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+		}},
+	}
+	if _, err := c.AppsV1().DaemonSets(ns).Create(t.Context(), set, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // criServer is a container runtime that knows some sandboxes.

@@ -2,6 +2,8 @@ package kube
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +14,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 // Own watches the DaemonSet that the agent belongs to.
@@ -70,4 +74,31 @@ func (o *Own) Leaving(ctx context.Context) bool {
 		return apierrors.IsNotFound(err)
 	}
 	return d.DeletionTimestamp != nil
+}
+
+// lookEvery is how often it is looked whether the agents have ended.
+const lookEvery = 500 * time.Millisecond
+
+// EndAgents deletes a DaemonSet of agents, which so leave their nodes, and waits
+// until the last of them has ended. One that is not there is no error. The error
+// is the cause of ctx, with what is left, when that has ended first.
+func EndAgents(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
+	sets := client.AppsV1().DaemonSets(namespace)
+	// Only what stays until its pods are gone says when they are.
+	last := metav1.DeletePropagationForeground
+	err := sets.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &last})
+	var left int32
+	for !apierrors.IsNotFound(err) {
+		if lifecycle.Sleep(ctx, lookEvery) != nil {
+			return fmt.Errorf("%d agents of DaemonSet %s/%s have not ended: %w", left, namespace, name, errors.Join(context.Cause(ctx), err))
+		}
+		var d *appsv1.DaemonSet
+		if d, err = sets.Get(ctx, name, metav1.GetOptions{}); err == nil {
+			left = d.Status.CurrentNumberScheduled
+			if d.DeletionTimestamp == nil { // the deletion did not get through
+				err = sets.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &last})
+			}
+		}
+	}
+	return nil
 }

@@ -51,24 +51,9 @@ type Rendered struct {
 
 // Render makes the objects of the chart. It speaks to no cluster.
 func Render(o Options) (*Rendered, error) {
-	c, err := loadChart(o.Version)
+	files, err := o.files("ambit")
 	if err != nil {
 		return nil, err
-	}
-	if err := checkKubeVersion(c.Metadata.KubeVersion, o.KubeVersion); err != nil {
-		return nil, err
-	}
-	release := common.ReleaseOptions{Name: releaseName, Namespace: o.Namespace, Revision: 1, IsInstall: !o.IsUpgrade, IsUpgrade: o.IsUpgrade}
-	values, err := util.ToRenderValues(c, o.Values, release, common.DefaultCapabilities.Copy())
-	if err != nil {
-		return nil, fmt.Errorf("values (all that can be set: ambit install --show-values): %w", err)
-	}
-	if r, ok := values["Release"].(map[string]any); ok {
-		r["Service"] = "ambit" // becomes the label app.kubernetes.io/managed-by
-	}
-	files, err := engine.Render(c, values)
-	if err != nil {
-		return nil, fmt.Errorf("render the chart: %w", err)
 	}
 	out := &Rendered{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -86,6 +71,32 @@ func Render(o Options) (*Rendered, error) {
 	}
 	slices.SortStableFunc(out.Objects, func(a, b *unstructured.Unstructured) int { return rank(a.GetKind()) - rank(b.GetKind()) })
 	return out, nil
+}
+
+// files is the chart's templates rendered, by name. service is who installs: it
+// becomes the label app.kubernetes.io/managed-by, and what only Helm needs is there
+// for it alone.
+func (o Options) files(service string) (map[string]string, error) {
+	c, err := loadChart(o.Version)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKubeVersion(c.Metadata.KubeVersion, o.KubeVersion); err != nil {
+		return nil, err
+	}
+	release := common.ReleaseOptions{Name: releaseName, Namespace: o.Namespace, Revision: 1, IsInstall: !o.IsUpgrade, IsUpgrade: o.IsUpgrade}
+	values, err := util.ToRenderValues(c, o.Values, release, common.DefaultCapabilities.Copy())
+	if err != nil {
+		return nil, fmt.Errorf("values (all that can be set: ambit install --show-values): %w", err)
+	}
+	if r, ok := values["Release"].(map[string]any); ok {
+		r["Service"] = service
+	}
+	files, err := engine.Render(c, values)
+	if err != nil {
+		return nil, fmt.Errorf("render the chart: %w", err)
+	}
+	return files, nil
 }
 
 // Values returns the chart's values as people read them, comments included.

@@ -91,6 +91,35 @@ func TestObjects(t *testing.T) {
 	}
 }
 
+// What Helm runs before it removes the rest, and nobody else.
+func TestHelmEndsAgentsFirst(t *testing.T) {
+	for _, o := range render(t, "{}").Objects {
+		if o.GetAnnotations()["helm.sh/hook"] != "" {
+			t.Errorf("%s %s is a hook, which nothing but Helm knows", o.GetKind(), o.GetName())
+		}
+	}
+	files, err := Options{Version: "v1.2.3", Namespace: "mesh"}.files("Helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := ParseObjects([]byte(files["ambit/templates/uninstall.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	weights := map[string]string{"ServiceAccount": "-2", "Role": "-2", "RoleBinding": "-1", "Job": "0"}
+	for _, o := range objects {
+		decode(t, o)
+		a := o.GetAnnotations()
+		if a["helm.sh/hook"] != "pre-delete" || a["helm.sh/hook-weight"] != weights[o.GetKind()] || o.GetNamespace() != "mesh" {
+			t.Errorf("%s %s in %s: annotations %v, want it before the deletion with weight %s", o.GetKind(), o.GetName(), o.GetNamespace(), a, weights[o.GetKind()])
+		}
+		delete(weights, o.GetKind())
+	}
+	if len(weights) > 0 {
+		t.Errorf("not there: %v", weights)
+	}
+}
+
 // No part writes pods, or reads Secrets outside the installation namespace;
 // nothing is granted by a star.
 func TestRights(t *testing.T) {

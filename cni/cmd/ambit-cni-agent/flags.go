@@ -65,7 +65,8 @@ ztunnel that cannot ask, --probe-mode=snat gives them a source address that the
 pods' rules let pass; a NetworkPolicy may drop it.
 
 When the agent ends, pods stay in the mesh; the next one finds them by --state-file.
-Only when its --daemonset is gone does it release them and take the plugin away.
+Only when its --daemonset is gone does it release them and take the plugin away;
+ambit-cni-agent leave deletes that, and waits until all have done so.
 
 The sockets lie in directories that only root can enter. What the agent knows:
 
@@ -97,6 +98,8 @@ func (f *flags) command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return f.serve(cmd.Context()) },
 	}
 	cmd.SetVersionTemplate("ambit-cni-agent {{.Version}}\n")
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(leaveCommand())
 	p := cmd.Flags()
 	p.SortFlags = false
 	f.podFlags(p)

@@ -29,3 +29,9 @@ imagePullSecrets:
 {{- define "ambit.rootNamespace" -}}
 {{- .Values.global.rootNamespace | default .Release.Namespace -}}
 {{- end -}}
+
+{{- /* Annotations of what Helm makes before it removes the rest. */ -}}
+{{- define "ambit.beforeDelete" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}

@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel"
 )
 
@@ -170,6 +172,63 @@ func TestRetryOnAnotherEndpoint(t *testing.T) {
 	}
 	if n := n1.z.metric(t, "istio_tcp_connections_failed_total", `reporter="source"`); n != 0 {
 		t.Errorf("%v connections of the client failed, want 0", n)
+	}
+}
+
+// An endpoint that does not answer at all costs seconds, and not what TCP would wait
+// for it; with no other there it has that time.
+func TestRetryOnAnotherEndpointAfterSilence(t *testing.T) {
+	m := newMesh(t)
+	n1, n2 := m.node("n1"), m.node("n2")
+	client := m.enrolled(n1, "client")
+	pods := map[string]*pod{}
+	for name, n := range map[string]*node{"good": n1, "silent": n2} {
+		p := m.pod(n, name)
+		p.labels = "app: web"
+		p.enrol()
+		p.echo(8080)
+		pods[name] = p
+	}
+	vip := m.service("web", 80, "8080", 2)
+	silent := pods["silent"]
+	silent.ignore(t, client.ip, workload.HBONEPort)
+	slow := 0
+	for start := time.Now(); slow == 0 && time.Since(start) < patience; { // it is chosen first by every second
+		begin := time.Now()
+		c := client.connect(vip)
+		took := time.Since(begin)
+		c.wantEcho("alive")
+		c.Close()
+		if took > 8*time.Second { // of 10 s that a connect may take
+			t.Errorf("a connection was answered after %v", took)
+		}
+		if took > time.Second {
+			slow++
+		}
+	}
+	if slow == 0 {
+		t.Error("the silent endpoint was never tried: this test has shown nothing")
+	}
+
+	// Called by its own address there is no other.
+	answered := make(chan error, 1)
+	var calling sync.WaitGroup
+	calling.Go(func() {
+		c, err := client.tryConnect(silent.addr(8080))
+		if err == nil {
+			c.Close()
+		}
+		answered <- err
+	})
+	defer calling.Wait()
+	select {
+	case err := <-answered:
+		t.Errorf("a silent endpoint was given up at once: %v", err)
+	case <-time.After(3 * time.Second): // past what it has when another is there
+	}
+	silent.unfilter(t)
+	if err := <-answered; err != nil {
+		t.Errorf("the only endpoint was late, and was not waited for: %v", err)
 	}
 }
 

@@ -40,20 +40,27 @@ func enslave(port, bridge string) error {
 // other rules are asked: what a NetworkPolicy does.
 func (p *pod) reject(t *testing.T, from netip.Addr, port uint16) {
 	t.Helper()
-	p.rejectWhen(t, from, port)
+	p.filter(t, from, port, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+}
+
+// ignore makes p drop TCP from an address to a port of its own without a word.
+func (p *pod) ignore(t *testing.T, from netip.Addr, port uint16) {
+	t.Helper()
+	p.filter(t, from, port, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // rejectNew is reject as most network policies do it: what has begun goes on.
 func (p *pod) rejectNew(t *testing.T, from netip.Addr, port uint16) {
 	t.Helper()
-	p.rejectWhen(t, from, port,
+	p.filter(t, from, port, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)})
 }
 
-// rejectWhen is reject under further conditions.
-func (p *pod) rejectWhen(t *testing.T, from netip.Addr, port uint16, when ...expr.Any) {
+// filter has p do something with TCP from an address to a port of its own, under
+// further conditions.
+func (p *pod) filter(t *testing.T, from netip.Addr, port uint16, do expr.Any, when ...expr.Any) {
 	t.Helper()
 	netnstest.Do(t, p.ns, func() error {
 		c, err := nftables.New()
@@ -70,8 +77,21 @@ func (p *pod) rejectWhen(t *testing.T, from netip.Addr, port uint16, when ...exp
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: from.AsSlice()},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
-			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+			do,
 		)})
+		return c.Flush()
+	})
+}
+
+// unfilter takes away what filter has done.
+func (p *pod) unfilter(t *testing.T) {
+	t.Helper()
+	netnstest.Do(t, p.ns, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "networkpolicy"})
 		return c.Flush()
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/about"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
@@ -27,24 +29,22 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 	snap := o.state.Snapshot()
 	var tried []string
 	for try := range o.cfg.Tries {
-		next, resolveErr := route.Resolve(snap, f.source, f.Target, route.Options{
-			Network:  o.cfg.Network,
-			Rand:     rand.Uint64N,
-			Exclude:  func(uid string) bool { return slices.Contains(tried, uid) },
-			SourceIP: f.Client.Addr(),
-		})
+		if errors.Is(err, errNoAnswer) && !o.hasOther(f, tried) {
+			tried = nil // it may be slow and there, and the others have failed
+		}
+		next, resolveErr := o.resolve(snap, f, tried)
 		if resolveErr != nil {
 			if plan == nil {
 				err = resolveErr
 			}
 			return nil, plan, err // no other endpoint: what the last one said
 		}
-		if plan != nil && next.Hop == plan.Hop && !mayRepeat(err) {
+		if plan != nil && next.Hop == plan.Hop && !mayRepeat(err) && !errors.Is(err, errNoAnswer) {
 			return nil, plan, err // the same again would say the same again
 		}
 		plan = &next
 		if err = o.locate(ctx, f, plan); err == nil {
-			w, err = o.openOnce(ctx, f, next)
+			w, err = o.openOnce(ctx, f, attempt{plan: next, tried: tried, last: try == o.cfg.Tries-1})
 		}
 		last := try == o.cfg.Tries-1 || time.Since(f.start) > o.cfg.RetryTime
 		if err == nil || last || ctx.Err() != nil || !retryable(err) {
@@ -83,16 +83,24 @@ func (o *Outbound) locate(ctx context.Context, f *flight, plan *route.Plan) erro
 	return nil
 }
 
-// openOnce makes the way that plan says.
-func (o *Outbound) openOnce(ctx context.Context, f *flight, plan route.Plan) (way, error) {
+// attempt is one try of a flight.
+type attempt struct {
+	plan  route.Plan
+	tried []string // endpoints that have failed before, by workload UID
+	last  bool     // no other follows, whatever comes of it
+}
+
+// openOnce makes the way that the plan of a says.
+func (o *Outbound) openOnce(ctx context.Context, f *flight, a attempt) (way, error) {
+	plan := a.plan
 	if plan.Mode == route.Direct {
-		conn, err := o.pod.Dial(ctx, plan.Hop)
+		conn, err := o.connect(ctx, f, a)
 		if err != nil {
 			return nil, err
 		}
 		return &directWay{server: conn}, nil
 	}
-	t := o.target(f, plan)
+	t := o.target(f, a)
 	o.mu.Lock()
 	f.key = t.Key
 	o.mu.Unlock()
@@ -107,8 +115,47 @@ func (o *Outbound) openOnce(ctx context.Context, f *flight, plan route.Plan) (wa
 	return &tunnelWay{stream: stream, peer: o.peers.id(t.Key)}, nil
 }
 
-// target is the tunnel that plan goes through.
-func (o *Outbound) target(f *flight, plan route.Plan) hbone.Target {
+// errNoAnswer is why a connect was given up before its time: another endpoint is
+// there to be asked.
+var errNoAnswer = errors.New("no answer to a SYN, and another endpoint is there")
+
+// connect opens a TCP connection to the next hop of a. An endpoint that does not
+// even refuse has the whole time to answer only when no other is left: a packet
+// that is lost is sent again after a second, one that somebody drops is lost for
+// good.
+func (o *Outbound) connect(ctx context.Context, f *flight, a attempt) (*net.TCPConn, error) {
+	d := a.plan.Destination
+	if a.last || d == nil || !o.hasOther(f, append(slices.Clip(a.tried), d.UID)) {
+		return o.pod.Dial(ctx, a.plan.Hop)
+	}
+	short, cancel := context.WithTimeoutCause(ctx, o.cfg.AnswerTime, errNoAnswer)
+	defer cancel()
+	conn, err := o.pod.Dial(short, a.plan.Hop)
+	if err != nil && ctx.Err() == nil && context.Cause(short) == errNoAnswer {
+		err = fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return conn, err
+}
+
+// hasOther reports whether f could go to an endpoint that is not among those.
+func (o *Outbound) hasOther(f *flight, those []string) bool {
+	plan, err := o.resolve(o.state.Snapshot(), f, those)
+	return err == nil && plan.Destination != nil && !slices.Contains(those, plan.Destination.UID)
+}
+
+// resolve decides where f goes next, without the endpoints that have been tried.
+func (o *Outbound) resolve(snap *workload.Snapshot, f *flight, tried []string) (route.Plan, error) {
+	return route.Resolve(snap, f.source, f.Target, route.Options{
+		Network:  o.cfg.Network,
+		Rand:     rand.Uint64N,
+		Exclude:  func(uid string) bool { return slices.Contains(tried, uid) },
+		SourceIP: f.Client.Addr(),
+	})
+}
+
+// target is the tunnel that the plan of a goes through.
+func (o *Outbound) target(f *flight, a attempt) hbone.Target {
+	plan := a.plan
 	key := hbone.Key{
 		Source:       f.source.Identity.String(),
 		Destinations: joinIDs(plan.Accept),
@@ -119,7 +166,7 @@ func (o *Outbound) target(f *flight, plan route.Plan) hbone.Target {
 	}
 	return hbone.Target{
 		Key:  key,
-		Dial: func(ctx context.Context) (net.Conn, error) { return o.pod.Dial(ctx, plan.Hop) },
+		Dial: func(ctx context.Context) (net.Conn, error) { return o.connect(ctx, f, a) },
 		TLS: func(ctx context.Context) (*tls.Config, error) {
 			cert, err := o.certs.Get(ctx, f.source.Identity)
 			if err != nil {

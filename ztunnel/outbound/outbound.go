@@ -31,6 +31,9 @@ type Config struct {
 	// RetryTime is how long after its start a connection may still be tried
 	// elsewhere. Zero means 15 s: one TCP timeout and a half.
 	RetryTime time.Duration
+	// AnswerTime is how long an endpoint may leave a connect unanswered while another
+	// one could be asked. Zero means 2 s: what is lost once is sent again after one.
+	AnswerTime time.Duration
 	// Pool tunes the tunnels.
 	Pool hbone.PoolConfig
 }
@@ -109,6 +112,7 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 	cfg.KnownWait = cmp.Or(cfg.KnownWait, 5*time.Second)
 	cfg.Tries = cmp.Or(cfg.Tries, 3)
 	cfg.RetryTime = cmp.Or(cfg.RetryTime, 15*time.Second)
+	cfg.AnswerTime = cmp.Or(cfg.AnswerTime, 2*time.Second)
 	o := &Outbound{
 		cfg: cfg, pod: pod,
 		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs,

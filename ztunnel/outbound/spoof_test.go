@@ -76,7 +76,7 @@ func TestLocalPathIsForTheAddressesOfThePod(t *testing.T) {
 // Addresses that are not the pod's do not make tunnels of their own.
 func TestSpoofedAddressesShareATunnel(t *testing.T) {
 	o := New(Config{}, Pod{Addresses: []netip.Addr{podAddr}}, Deps{})
-	key := func(client string) any { return o.target(flightFrom(client), planNext).Key }
+	key := func(client string) any { return o.target(flightFrom(client), attempt{plan: planNext}).Key }
 	if key("10.9.9.1") != key("10.9.9.2") {
 		t.Error("two addresses that are not the pod's have a tunnel each")
 	}

@@ -185,6 +185,7 @@ func (i *Istiod) newBoard() *status.Board {
 			{Name: "first picture", Fn: i.checkPicture},
 			{Name: "certificate authority", Fn: i.around.authority.Check},
 		}, i.around.checks...),
+		Warnings: []status.Check{{Name: "certificate authority", Fn: i.around.authority.Expired}},
 		Sections: append([]status.Section{
 			{Name: "version", Fn: func() any { return i.cfg.Version }},
 			{Name: "xds", Fn: func() any { return i.world.xds.Status() }},

@@ -217,7 +217,10 @@ func TestLifeOfALeaf(t *testing.T) {
 		wait(t, 10*time.Hour+time.Second)
 		_, err = short.Sign(newKey(t).Public(), account("web"), 0)
 		wantError(t, err, "has expired")
-		wantError(t, short.Check(), "has expired")
+		wantError(t, short.Expired(), "has expired")
+		if err := errors.Join(short.Check(), long.Expired()); err != nil {
+			t.Errorf("an authority that has expired goes on serving, and the other one has not: %v", err)
+		}
 	})
 }
 

@@ -57,18 +57,29 @@ func fingerprint(cert *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Check says why nothing can be signed; nil when it can.
+// Check says why there is no authority: none was read yet, or none that is good. An
+// authority that has expired is one: it signs nothing, but whoever holds a
+// certificate still needs to hear from this process who is where, and to be told
+// of a new root. See [Authority.Expired].
 func (a *Authority) Check() error {
 	a.mu.Lock()
-	failed, where := a.failed, a.where
-	a.mu.Unlock()
-	ring := a.ring.Load()
+	defer a.mu.Unlock()
 	switch {
-	case ring == nil && failed != nil:
-		return failed
-	case ring == nil:
-		return errNoKey
-	case !time.Now().Before(ring.notAfter):
+	case a.ring.Load() != nil:
+		return nil
+	case a.failed != nil:
+		return a.failed
+	}
+	return errNoKey
+}
+
+// Expired says why nothing can be signed any more; nil while it can, and before
+// there is anything to sign with.
+func (a *Authority) Expired() error {
+	a.mu.Lock()
+	where := a.where
+	a.mu.Unlock()
+	if ring := a.ring.Load(); ring != nil && !time.Now().Before(ring.notAfter) {
 		return fmt.Errorf("the certificate %v, or what it rests on, has expired at %v: put a new one into %s", ring.issuer.Subject, ring.notAfter, where)
 	}
 	return nil

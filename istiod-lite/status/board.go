@@ -30,7 +30,9 @@ type Section struct {
 
 // Config is what a [Board] shows. All fields may be empty.
 type Config struct {
-	Checks   []Check
+	Checks []Check
+	// Warnings say what people must look after although the process is ready.
+	Warnings []Check
 	Sections []Section
 	// Place says where an object stands, for its author; may be nil.
 	Place func(model.Key) string
@@ -95,9 +97,12 @@ func (b *Board) Conditions() []Condition {
 }
 
 // Ready says why the process is not ready; nothing when it is.
-func (b *Board) Ready() []string {
+func (b *Board) Ready() []string { return failing(b.cfg.Checks) }
+
+// failing are the reasons of those checks that have one.
+func failing(checks []Check) []string {
 	reasons := []string{}
-	for _, check := range b.cfg.Checks {
+	for _, check := range checks {
 		if err := check.Fn(); err != nil {
 			reasons = append(reasons, check.Name+": "+err.Error())
 		}
@@ -120,6 +125,9 @@ func (b *Board) serveReady(w http.ResponseWriter, _ *http.Request) {
 	reasons := b.Ready()
 	if len(reasons) == 0 {
 		fmt.Fprintln(w, "ok")
+		for _, warning := range failing(b.cfg.Warnings) {
+			fmt.Fprintln(w, "warning:", warning)
+		}
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
@@ -142,7 +150,7 @@ func (b *Board) serveStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reasons := b.Ready()
-	page := map[string]any{"ready": len(reasons) == 0, "notReady": reasons, "conditions": b.Conditions()}
+	page := map[string]any{"ready": len(reasons) == 0, "notReady": reasons, "warnings": failing(b.cfg.Warnings), "conditions": b.Conditions()}
 	for _, s := range b.cfg.Sections {
 		page[s.Name] = s.Fn()
 	}

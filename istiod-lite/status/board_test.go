@@ -43,6 +43,16 @@ func TestReadyNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestWarningsDoNotTakeAway(t *testing.T) {
+	b := status.NewBoard(status.Config{Warnings: []status.Check{{Name: "key", Fn: func() error { return errors.New("it has expired") }}}})
+	if w := get(b, "/readyz"); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "warning: key: it has expired") {
+		t.Errorf("/readyz: %d %s, want it ready, with the warning", w.Code, w.Body)
+	}
+	if w := get(b, "/status?format=text"); !strings.Contains(w.Body.String(), "it has expired") {
+		t.Errorf("/status does not say what it warns of:\n%s", w.Body)
+	}
+}
+
 func TestConditionsComeAndGo(t *testing.T) {
 	key := model.Key{Kind: model.KindAuthorizationPolicy, Namespace: "shop", Name: "p"}
 	b := status.NewBoard(status.Config{

@@ -38,7 +38,7 @@ const startTimeout = 2 * time.Minute
 
 // Server is an API server.
 type Server struct {
-	dir      string
+	*folder
 	port     string
 	programs cluster.ControlPlane
 	etcd     *process
@@ -92,25 +92,26 @@ func Get(t testing.TB) *Server {
 
 // start runs etcd and the API server.
 func start(ctx context.Context, programs cluster.ControlPlane) (*Server, error) {
-	dir, err := os.MkdirTemp("", "kubetest-")
+	f, err := makeFolder(os.TempDir())
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, programs: programs}
-	if err := s.prepare(); err != nil {
-		os.RemoveAll(dir)
-		return nil, err
-	}
+	s := &Server{folder: f, programs: programs}
 	ports, err := freePorts(3)
+	if err == nil {
+		err = s.prepare()
+	}
 	if err != nil {
+		s.stop()
 		return nil, err
 	}
 	s.port = ports[2]
 	client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
-	s.etcd, err = s.run(ctx, "etcd", programs.Etcd, "--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
+	s.etcd, err = s.run(ctx, "etcd", programs.Etcd, "--data-dir", filepath.Join(s.dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 	if err != nil {
+		s.stop()
 		return nil, err
 	}
 	if err := s.startAPI(ctx, client); err != nil {
@@ -196,7 +197,9 @@ func (s *Server) waitReady(ctx context.Context) error {
 func (s *Server) stop() {
 	s.api.stop()
 	s.etcd.stop()
-	os.RemoveAll(s.dir)
+	if err := s.remove(); err != nil {
+		fmt.Fprintln(os.Stderr, "kubetest:", err)
+	}
 }
 
 // Pause stops the API server in its tracks until the result is called: it neither
@@ -332,8 +335,10 @@ func (p *process) stop() {
 	if p == nil {
 		return
 	}
-	p.cmd.Process.Signal(syscall.SIGCONT)
-	p.cmd.Process.Kill()
+	if p.cmd.Process != nil { // it was started
+		p.cmd.Process.Signal(syscall.SIGCONT)
+		p.cmd.Process.Kill()
+	}
 	p.owner.Wait()
 }
 

@@ -8,6 +8,9 @@ import (
 	"syscall"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/ambit-mesh/ambit/e2e/cluster"
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
@@ -28,6 +31,7 @@ func faultCases() []Case {
 		{Name: "agent-killed", About: "the agents are killed under load: no request fails, and new pods come into the mesh or not at all", Run: agentKilled},
 		{Name: "istiod-down", About: "both istiod-lite are gone for 60 s while pods come and go: no request between pods that stand fails", Run: istiodDown},
 		{Name: "apiserver-down", About: "the API server is stopped for 60 s under load: no request fails", Run: apiserverDown},
+		{Name: "all-not-ready", About: "all pods of a service are marked NotReady for a moment, as when an API server comes back and nodes were not heard of: no request fails", Run: allNotReady},
 		{Name: "node-reboot", About: "a node is switched off and on again: its pods are never outside the mesh, and come back into it", Run: nodeReboot, Breaks: true},
 	}
 }
@@ -367,6 +371,35 @@ func apiserverDown(ctx context.Context, e *Env) (string, error) {
 	}
 	evidence, err := g.clean()
 	return fmt.Sprintf("stopped for %v; %s", downFor, evidence), err
+}
+
+// notReadyTimes is how often all pods of a server are marked NotReady.
+const notReadyTimes = 20
+
+// allNotReady does to a server's pods what the node lifecycle controller does when it
+// has not heard of their nodes, although they run: the kubelets correct it at once.
+func allNotReady(ctx context.Context, e *Env) (string, error) {
+	g, err := e.guard(ctx, 2)
+	if err != nil {
+		return "", err
+	}
+	servers, err := e.Pods(ctx, "server")
+	if err != nil {
+		return "", err
+	}
+	const patch = `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"NodeNotReady"}]}}`
+	for range notReadyTimes {
+		for _, s := range servers {
+			if _, err := e.Kube.CoreV1().Pods(s.Namespace).Patch(ctx, s.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+				return "", err
+			}
+		}
+		if err := e.WaitReady(ctx, e.Namespace, "server", len(servers)); err != nil {
+			return "", err
+		}
+	}
+	evidence, err := g.clean()
+	return fmt.Sprintf("%d times; %s", notReadyTimes, evidence), err
 }
 
 func nodeReboot(ctx context.Context, e *Env) (string, error) {

@@ -26,6 +26,7 @@ type pod struct {
 	namespace string
 	account   string
 	labels    string
+	ill       bool // not Ready
 	ip, ip6   netip.Addr
 	ns        *netns.NS
 }
@@ -95,8 +96,8 @@ status:
   phase: Running
   podIP: %[7]s
   podIPs: [{ip: %[7]s}, {ip: "%[9]s"}]
-  conditions: [{type: Ready, status: "True"}]
-`, p.name, p.namespace, p.account, p.uid, annotation, p.n.name, p.ip, p.labels, p.ip6))
+  conditions: [{type: Ready, status: %[10]q}]
+`, p.name, p.namespace, p.account, p.uid, annotation, p.n.name, p.ip, p.labels, p.ip6, map[bool]string{false: "True", true: "False"}[p.ill]))
 }
 
 // enrol does what the agent does: rules, ztunnel, annotation, in that order.

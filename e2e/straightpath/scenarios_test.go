@@ -175,6 +175,46 @@ func TestRetryOnAnotherEndpoint(t *testing.T) {
 	}
 }
 
+// While no endpoint is healthy, a connection waits a moment for one: it is not long
+// before a kubelet says otherwise, when all pods are called not ready by mistake.
+func TestWaitsForAHealthyEndpoint(t *testing.T) {
+	m := newMesh(t)
+	n1, n2 := m.node("n1"), m.node("n2")
+	client := m.enrolled(n1, "client")
+	server := m.pod(n2, "server")
+	server.labels = "app: web"
+	server.enrol()
+	server.echo(8080)
+	vip := m.service("web", 80, "8080", 1)
+	ill := func(now bool) {
+		server.ill = now
+		server.tell(true)
+	}
+	ill(true)
+	eventually(t, "connections are refused", func() error {
+		c, err := client.tryConnect(vip)
+		if err == nil {
+			c.Close()
+			return errors.New("answered")
+		}
+		return nil
+	})
+	start := time.Now()
+	client.wantRefused(vip)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("a connection was refused after %v, and did not wait", took)
+	}
+	c, err := client.dial(vip) // the proxy has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ill(false)
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Errorf("an endpoint has become healthy while a connection waited: %v", err)
+	}
+}
+
 // An endpoint that does not answer at all costs seconds, and not what TCP would wait
 // for it; with no other there it has that time.
 func TestRetryOnAnotherEndpointAfterSilence(t *testing.T) {

@@ -1,6 +1,9 @@
 package workload
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // PickOptions say what an endpoint is wanted for.
 type PickOptions struct {
@@ -40,6 +43,14 @@ func (s *Snapshot) Pick(svc *Service, o PickOptions) (w *Workload, port uint16, 
 		return nil, 0, false
 	}
 	return ep.Workload, port, true
+}
+
+// Serves reports whether svc has an endpoint for a service port, be it healthy or
+// not.
+func (s *Snapshot) Serves(svc *Service, port uint16) bool {
+	set, _ := s.workloads.endpoints.get(svc.Key)
+	target, known := svc.Ports[port]
+	return known && slices.ContainsFunc(set.all(), func(ep *Endpoint) bool { return target != 0 || ep.Ports[port] != 0 })
 }
 
 // chooser holds what one Pick goes by.

@@ -33,6 +33,10 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 			tried = nil // it may be slow and there, and the others have failed
 		}
 		next, resolveErr := o.resolve(snap, f, tried)
+		if plan == nil && mayPass(resolveErr) {
+			snap = o.await(ctx, f, snap)
+			next, resolveErr = o.resolve(snap, f, tried)
+		}
 		if resolveErr != nil {
 			if plan == nil {
 				err = resolveErr
@@ -55,6 +59,34 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 		}
 	}
 	return nil, plan, err
+}
+
+// mayPass reports whether err means that a service has endpoints and none is healthy.
+func mayPass(err error) bool {
+	re, ok := errors.AsType[*route.Error](err)
+	return ok && re.MayPass
+}
+
+// await waits until f's service, which has no healthy endpoint in snap, has one, and
+// returns the picture of that; or, after a while, the newest one. A connection can
+// wait: the control plane of a cluster that has lost sight of its nodes marks all
+// pods not ready, until their kubelets object.
+func (o *Outbound) await(ctx context.Context, f *flight, snap *workload.Snapshot) *workload.Snapshot {
+	timer := time.NewTimer(o.cfg.HealthyWait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-o.state.Changed(snap.Version()):
+		case <-timer.C:
+			return snap
+		case <-ctx.Done():
+			return snap
+		}
+		snap = o.state.Snapshot()
+		if _, err := o.resolve(snap, f, nil); !mayPass(err) {
+			return snap
+		}
+	}
 }
 
 // errNoHosts is why an endpoint that is known by its name only cannot be called.

@@ -26,6 +26,10 @@ type Config struct {
 	// KnownWait is how long a new pod's first connection waits until somebody
 	// has told of the pod. Zero means 5 s, as in the ambient ecosystem.
 	KnownWait time.Duration
+	// HealthyWait is how long a connection waits for an endpoint to become healthy
+	// when its service has some and none is. Zero means 2 s, our choice: clients that
+	// give up do so later, and what is ill for longer is told so.
+	HealthyWait time.Duration
 	// Tries is how many endpoints are tried for one connection. Zero means 3.
 	Tries int
 	// RetryTime is how long after its start a connection may still be tried
@@ -110,6 +114,7 @@ type Outbound struct {
 // New wires the way out of pod. It starts nothing.
 func New(cfg Config, pod Pod, deps Deps) *Outbound {
 	cfg.KnownWait = cmp.Or(cfg.KnownWait, 5*time.Second)
+	cfg.HealthyWait = cmp.Or(cfg.HealthyWait, 2*time.Second)
 	cfg.Tries = cmp.Or(cfg.Tries, 3)
 	cfg.RetryTime = cmp.Or(cfg.RetryTime, 15*time.Second)
 	cfg.AnswerTime = cmp.Or(cfg.AnswerTime, 2*time.Second)

@@ -94,6 +94,10 @@ type Error struct {
 	Reason Reason
 	Text   string // what, with its names
 	Hint   string // what to try; may be empty
+
+	// MayPass is true when endpoints are there and none of them is healthy: they may
+	// be so again with the next change of the picture.
+	MayPass bool
 }
 
 // Error returns reason and text.
@@ -134,6 +138,8 @@ func Resolve(snap *workload.Snapshot, src *workload.Workload, dst netip.AddrPort
 			Reason: ReasonNoUpstream,
 			Text:   fmt.Sprintf("service %v has no endpoint for port %d", called.Key, dst.Port()),
 			Hint:   "is a pod behind it Ready, and does the Service list that port?",
+
+			MayPass: snap.Serves(called, dst.Port()),
 		}
 	default:
 		return Plan{Mode: Direct, Hop: dst}, nil

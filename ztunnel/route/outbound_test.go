@@ -243,6 +243,27 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// What has endpoints that are ill may have healthy ones in a moment; what has none
+// has not.
+func TestWhatMayPass(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		all  []proto.Message
+		dst  string
+		want bool
+	}{
+		{"no endpoint", []proto.Message{service("s", "10.9.0.1")}, "10.9.0.1:80", false},
+		{"none for that port", []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", tunnel, of("ns/s"))}, "10.9.0.1:81", false},
+		{"none that is healthy", []proto.Message{service("s", "10.9.0.1"), pod("d", "10.0.0.2", tunnel, unhealthy, of("ns/s"))}, "10.9.0.1:80", true},
+	} {
+		snap := picture(t, append([]proto.Message{pod("src", "10.0.0.1", tunnel)}, tt.all...)...)
+		_, err := route.Resolve(snap, snap.Workload("src"), netip.MustParseAddrPort(tt.dst), route.Options{Rand: func(uint64) uint64 { return 0 }})
+		if re, ok := errors.AsType[*route.Error](err); !ok || re.MayPass != tt.want {
+			t.Errorf("%s: %v, want one that may pass: %v", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestUnsupportedNamesWhatIsUnsupported(t *testing.T) {
 	snap := picture(t, pod("src", "10.0.0.1"), service("s", "10.9.0.1"), pod("d", "10.0.0.2", tunnel, network("n2"), of("ns/s")))
 	_, err := route.Resolve(snap, snap.Workload("src"), netip.MustParseAddrPort("10.9.0.1:80"), route.Options{Rand: func(uint64) uint64 { return 0 }})

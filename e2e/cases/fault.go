@@ -373,11 +373,12 @@ func apiserverDown(ctx context.Context, e *Env) (string, error) {
 	return fmt.Sprintf("stopped for %v; %s", downFor, evidence), err
 }
 
-// notReadyTimes is how often all pods of a server are marked NotReady.
-const notReadyTimes = 20
+// notReadyTimes is how often all pods of a server are marked NotReady. A kubelet takes
+// some ten seconds to correct that.
+const notReadyTimes = 4
 
 // allNotReady does to a server's pods what the node lifecycle controller does when it
-// has not heard of their nodes, although they run: the kubelets correct it at once.
+// has not heard of their nodes, although they run.
 func allNotReady(ctx context.Context, e *Env) (string, error) {
 	g, err := e.guard(ctx, 2)
 	if err != nil {

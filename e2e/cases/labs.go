@@ -38,6 +38,10 @@ func labLeavesNothing(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// What has changed is built before, which is not what is broken off.
+	if _, err := cluster.Build(ctx, cluster.Config{}); err != nil {
+		return "", err
+	}
 	for _, stage := range []string{"control plane and", "loading images", "waiting for"} {
 		if err := e.breakOff(ctx, stage); err != nil {
 			return "", err
@@ -67,7 +71,7 @@ func labLeavesNothing(ctx context.Context, e *Env) (string, error) {
 
 // breakOff kills a `lab up` when it says that it is at a stage.
 func (e *Env) breakOff(ctx context.Context, stage string) error {
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute) // the first builds what has changed
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, e.Ambit, "lab", "up", "--name", crashName, "--nodes", "1")
 	out, err := cmd.StderrPipe()

@@ -56,7 +56,13 @@ func trimMeshConfig(c *corev1.ConfigMap) *corev1.ConfigMap {
 
 // trimNode keeps metadata and taints.
 func trimNode(n *corev1.Node) *corev1.Node {
-	return &corev1.Node{ObjectMeta: trimMeta(&n.ObjectMeta), Spec: corev1.NodeSpec{Taints: n.Spec.Taints}}
+	out := &corev1.Node{ObjectMeta: trimMeta(&n.ObjectMeta), Spec: corev1.NodeSpec{Taints: n.Spec.Taints}}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady { // without its heartbeat, which changes all the time
+			out.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
+	return out
 }
 
 // trimPod keeps who a pod is, where, and whether it is well.
@@ -69,6 +75,7 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 			HostNetwork:        p.Spec.HostNetwork,
 			Containers:         trimContainers(p.Spec.Containers),
 			InitContainers:     trimContainers(p.Spec.InitContainers),
+			ReadinessGates:     p.Spec.ReadinessGates,
 		},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
 	}
@@ -76,8 +83,8 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 		out.OwnerReferences = []metav1.OwnerReference{{Kind: owner.Kind, Name: owner.Name, Controller: owner.Controller}}
 	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			out.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
+		if c.Type == corev1.PodReady || c.Type == corev1.ContainersReady {
+			out.Status.Conditions = append(out.Status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status})
 		}
 	}
 	return out

@@ -53,7 +53,8 @@ func (m *Model) dependOnPod(key Key, old, now *corev1.Pod, d dirty) {
 	}
 }
 
-// dependOnNode marks the pods of a node: they take its locality.
+// dependOnNode marks the pods of a node: they take its locality, and whether it is
+// heard of counts for them.
 func (m *Model) dependOnNode(node string, d dirty) {
 	for key := range m.onNode[node] {
 		d.add(key)

@@ -44,6 +44,7 @@ type Model struct {
 	cfg    Config
 	spaces map[string]*space // by namespace
 	nodes  map[string]*corev1.Node
+	silent int                            // how many of them have not been heard of
 	onNode map[string]map[Key]*corev1.Pod // pods by node
 
 	attached map[Key]map[Key]struct{} // routes and policies by the objects that they name
@@ -140,8 +141,7 @@ func (m *Model) apply(e Event, d dirty) {
 		m.dependOnNamespace(e.Key.Name, d)
 		d.add(e.Key)
 	case KindNode:
-		replace(m.nodes, e)
-		m.dependOnNode(e.Key.Name, d)
+		m.applyNode(e, d)
 	case KindPod:
 		old, now := replace(s.pods, e)
 		m.indexPod(e.Key, old, now)
@@ -197,6 +197,24 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindServiceProfile:
 		old, now := replace(s.profiles, e)
 		m.attachTo(e.Key, m.profileTargets(old), m.profileTargets(now), d)
+	}
+}
+
+// applyNode stores a node, or forgets it.
+func (m *Model) applyNode(e Event, d dirty) {
+	blind := m.isBlind()
+	old, now := replace(m.nodes, e)
+	if isSilent(old) {
+		m.silent--
+	}
+	if isSilent(now) {
+		m.silent++
+	}
+	m.dependOnNode(e.Key.Name, d)
+	if m.isBlind() != blind { // which counts for the pods of every node
+		for node := range m.onNode {
+			m.dependOnNode(node, d)
+		}
 	}
 }
 

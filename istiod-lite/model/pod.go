@@ -44,7 +44,7 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	}
 	w.CanonicalName, w.CanonicalRevision = canonical(p.Labels, w.WorkloadName)
 	w.TunnelProtocol, w.NativeTunnel = tunnelOf(p.Labels, p.Annotations)
-	if !isReady(p) || m.isTerminating(s, p) {
+	if !m.isReady(p) || m.isTerminating(s, p) {
 		w.Status = workloadapi.WorkloadStatus_UNHEALTHY
 	}
 	if p.Spec.HostNetwork {
@@ -80,12 +80,53 @@ func podAddresses(p *corev1.Pod) [][]byte {
 	return all
 }
 
-// isReady reports whether the kubelet says that the pod may get connections.
-func isReady(p *corev1.Pod) bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+// isReady reports whether the pod may get connections: its kubelet says so, or has
+// said so last and somebody else, who has lost sight of all nodes or was late to see
+// this one again, says otherwise.
+func (m *Model) isReady(p *corev1.Pod) bool {
+	switch {
+	case podCondition(p, corev1.PodReady) == corev1.ConditionTrue:
+		return true
+	case podCondition(p, corev1.ContainersReady) != corev1.ConditionTrue || len(p.Spec.ReadinessGates) > 0:
+		return false // the kubelet's word
+	}
+	// A kubelet writes both conditions, and without gates the same into both. The
+	// node lifecycle controller writes the one alone, of all pods of a node that it
+	// has not heard of: when one node is silent the pods are as lost as it. When all
+	// are, it is itself that was cut off, as after an outage of the API server; it
+	// does not evict pods then either.
+	return m.isBlind() || nodeReadiness(m.nodes[p.Spec.NodeName]) == corev1.ConditionTrue
 }
+
+// podCondition is the status of a condition; empty when the pod has none such.
+func podCondition(p *corev1.Pod, want corev1.PodConditionType) corev1.ConditionStatus {
+	for _, c := range p.Status.Conditions {
+		if c.Type == want {
+			return c.Status
+		}
+	}
+	return ""
+}
+
+// nodeReadiness is the status of a node's Ready condition; empty when it has none,
+// or is not there.
+func nodeReadiness(n *corev1.Node) corev1.ConditionStatus {
+	if n == nil {
+		return ""
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return ""
+}
+
+// isSilent reports whether a node has not been heard of.
+func isSilent(n *corev1.Node) bool { return nodeReadiness(n) == corev1.ConditionUnknown }
+
+// isBlind reports whether no node has been heard of.
+func (m *Model) isBlind() bool { return m.silent > 0 && m.silent == len(m.nodes) }
 
 // isTerminating reports whether the pod is on its way out: by its own mark, or
 // by that of an EndpointSlice, whichever was heard first.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -410,6 +409,7 @@ func nodeReboot(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	off := time.Now()
 	// The capture on the node ends with it; one on the new machine starts before
 	// anything runs there.
 	if err := e.reboot(ctx, victim.Name, g.leak); err != nil {
@@ -417,8 +417,7 @@ func nodeReboot(ctx context.Context, e *Env) (string, error) {
 	}
 	e.Note("%s is on again", victim.Name)
 	err = e.Until(ctx, 2*time.Minute, "pods on "+victim.Name+" are back", func(ctx context.Context) (bool, error) {
-		out, err := e.Kubectl(ctx, "", "wait", "--for=condition=Ready", "pod", "-l", "app=server", "--timeout=2s")
-		return err == nil && !strings.Contains(out, "timed out"), err
+		return e.startedSince(ctx, victim.Name, off)
 	})
 	if err != nil {
 		return "", err
@@ -446,6 +445,27 @@ func nodeReboot(ctx context.Context, e *Env) (string, error) {
 	g.strangers = g.strangers[:len(g.strangers)-1]
 	inside, err := g.inside()
 	return fmt.Sprintf("%d of %d requests failed while the node was away; its pods are in the mesh again; %s", now.Failed, now.Sent, inside), err
+}
+
+// startedSince reports whether all servers of a node run, are ready and have started
+// after a time: until its kubelet is there again, the cluster tells of those before.
+func (e *Env) startedSince(ctx context.Context, node string, since time.Time) (bool, error) {
+	pods, err := e.Kube.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=server"})
+	if err != nil {
+		return false, err
+	}
+	for _, p := range pods.Items {
+		if !isReady(p) {
+			return false, fmt.Errorf("pod %s on %s is not ready", p.Name, p.Spec.NodeName)
+		}
+		for _, c := range p.Status.ContainerStatuses {
+			// Times of the API are whole seconds.
+			if p.Spec.NodeName == node && (c.State.Running == nil || c.State.Running.StartedAt.Before(&metav1.Time{Time: since.Truncate(time.Second)})) {
+				return false, fmt.Errorf("pod %s on %s is the one from before", p.Name, node)
+			}
+		}
+	}
+	return true, nil
 }
 
 // reboot switches a node off and on, and goes on watching it.

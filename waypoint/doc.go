@@ -21,6 +21,7 @@
 //	request.go  a request: route, policies, filters
 //	exchange.go a request: endpoints, tries, the answer
 //	mirror.go   copies of a request
+//	session.go  requests of one client that stay at one endpoint
 //	hash.go     what equal requests have in common
 //	pump.go     the body of a request, which may be sent more than once
 //	bytes.go    what is not HTTP

@@ -249,6 +249,7 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 	}
 	fields := resp.Fields
 	f.respond(&fields)
+	f.keepSession(e, &fields)
 	head := *resp
 	head.Fields = fields
 	err := f.x.Respond(&head, resp.Body == nil)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/waypoint/filter"
 	"github.com/ambit-mesh/ambit/waypoint/upstream"
 )
 
@@ -32,7 +33,7 @@ func (f *flight) hash(key upstream.Key) (uint64, bool) {
 		}
 	case *waypointapi.HashKey_Cookie:
 		if f.req != nil {
-			text = cookieValue(f.asked.Fields.Get("cookie"), k.Cookie.GetName())
+			text = filter.CookieValue(f.asked.Fields.Get("cookie"), k.Cookie.GetName())
 		}
 	}
 	return upstream.HashText(text), text != ""
@@ -43,16 +44,6 @@ func queryValue(query, name string) string {
 	for part := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(part, "=")
 		if key, err := url.QueryUnescape(key); err == nil && key == name {
-			return value
-		}
-	}
-	return ""
-}
-
-// cookieValue is the value of a cookie.
-func cookieValue(cookies, name string) string {
-	for part := range strings.SplitSeq(cookies, ";") {
-		if key, value, ok := strings.Cut(strings.TrimSpace(part), "="); ok && key == name {
 			return value
 		}
 	}

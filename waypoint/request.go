@@ -39,6 +39,7 @@ type flight struct {
 	route    *config.Route   // nil: none is needed
 	backend  *config.Backend // nil: the service itself, or the workload
 	pass     filter.Pass
+	pin      filter.Pin // of the client's session; the zero Pin: none
 	pump     *pump
 	answers  grpcMessages
 	tried    []string
@@ -139,7 +140,7 @@ func (f *flight) findRoute() *filter.Answer {
 	if len(route.Backends) == 0 {
 		return nil
 	}
-	backend, ok := route.Pick(rand.Uint64N)
+	backend, ok := f.choose(rand.Uint64N)
 	switch {
 	case !ok:
 		return noBackend("all backends have weight 0")
@@ -195,6 +196,7 @@ func (f *flight) pickOne() (*upstream.Endpoint, error) {
 		want.Key = upstream.Key{Service: f.backend.Service, Port: cmp.Or(f.backend.Port, t.port), Subset: f.backend.Subset}
 	}
 	want.Hash, want.HasHash = f.hash(want.Key)
+	want.Pin = f.pin.Endpoint
 	return f.w.upstreams.Pick(want)
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,4 +247,57 @@ spec:
 			t.Fatal("no copy came")
 		}
 	}
+}
+
+// Requests of one session stay at one endpoint and one backend, by a cookie or a
+// header, and go elsewhere when it is gone.
+func TestSessions(t *testing.T) {
+	w := newWorld(t)
+	app := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "ok") })
+	s := w.service("orders", "{name: http, port: 80, targetPort: 8080}", 1, app)
+	w.service("v1", "{name: http, port: 80, targetPort: 8080}", 3, app)
+	w.service("v2", "{name: http, port: 80, targetPort: 8080}", 3, app)
+	w.apply("route", `
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: orders}]
+  rules:
+  - matches: [{path: {value: /header}}]
+    sessionPersistence: {type: Header, sessionName: x-session}
+    backendRefs: [{name: v1, port: 80}, {name: v2, port: 80}]
+  - sessionPersistence: {sessionName: sid, absoluteTimeout: 1h}
+    backendRefs: [{name: v1, port: 80}, {name: v2, port: 80}]
+`)
+	hc := w.client("web").http(s, 80, false)
+	w.eventually("the route is in force", func() bool { return get(t.Context(), hc, "GET", "/header").header.Get("X-Session") != "" })
+	pods := map[string]bool{}
+	for range 30 {
+		first := get(t.Context(), hc, "GET", "/")
+		cookie, _, _ := strings.Cut(first.header.Get("Set-Cookie"), ";")
+		pods[first.pod()] = true
+		for range 10 {
+			if a := get(t.Context(), hc, "GET", "/", "Cookie: "+cookie); a.pod() != first.pod() || a.header.Get("Set-Cookie") != "" {
+				t.Fatalf("with %s: %+v, want %s", cookie, a, first.pod())
+			}
+		}
+	}
+	if len(pods) < 4 {
+		t.Errorf("30 sessions are at %v", pods)
+	}
+	first := get(t.Context(), hc, "GET", "/header")
+	for range 10 {
+		if a := get(t.Context(), hc, "GET", "/header", "X-Session: "+first.header.Get("X-Session")); a.pod() != first.pod() {
+			t.Errorf("header: %+v, want %s", a, first.pod())
+		}
+	}
+	// The endpoint goes, and the session moves.
+	if err := os.Remove(filepath.Join(w.dir, first.pod()[:2]+".yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the session has moved", func() bool {
+		a := get(t.Context(), hc, "GET", "/header", "X-Session: "+first.header.Get("X-Session"))
+		return a.status == 200 && a.pod() != first.pod() && a.header.Get("X-Session") != ""
+	})
 }

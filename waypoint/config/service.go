@@ -77,6 +77,7 @@ type Route struct {
 	Timeout    time.Duration // zero: none
 	TryTimeout time.Duration // zero: none
 	Retry      *filter.Retry // nil: none
+	Session    *filter.Session
 	shares     shares
 }
 
@@ -152,6 +153,9 @@ func compileRoute(r *waypointapi.Route) (*Route, error) {
 		return nil, err
 	}
 	if out.Retry, err = filter.CompileRetry(r.GetRetry()); err != nil {
+		return nil, err
+	}
+	if out.Session, err = filter.CompileSession(r.GetSession()); err != nil {
 		return nil, err
 	}
 	for i, b := range r.GetBackends() {

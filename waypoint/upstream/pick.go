@@ -24,6 +24,9 @@ type Want struct {
 	// equal endpoints; HasHash says that there is one.
 	Hash    uint64
 	HasHash bool
+	// Pin is the hash of the UID of the endpoint that a session is at, which is
+	// picked if it can be. Zero: there is none.
+	Pin uint64
 }
 
 // Endpoint is who gets a request.
@@ -122,11 +125,26 @@ func (p *picker) pick() (*workload.Workload, uint16) {
 		}
 		return false
 	}
+	if w, port := p.pinned(tried); w != nil {
+		return w, port
+	}
 	w, port := p.choose(func(uid string) bool { return p.out(uid) || tried(uid) })
 	if w == nil && len(p.want.Tried) > 0 {
 		w, port = p.choose(p.out)
 	}
 	return w, port
+}
+
+// pinned is the endpoint that a session is at; nil when it cannot take the request.
+func (p *picker) pinned(tried func(uid string) bool) (found *workload.Workload, port uint16) {
+	if p.want.Pin == 0 {
+		return nil, 0
+	}
+	o := workload.PickOptions{Source: p.source, Port: p.want.Key.Port, Exclude: func(uid string) bool {
+		return HashText(uid) != p.want.Pin || p.out(uid) || tried(uid)
+	}}
+	p.candidates(o, func(w *workload.Workload, at uint16) { found, port = w, at })
+	return found, port
 }
 
 // out reports whether an endpoint is none of the subset, or ill.

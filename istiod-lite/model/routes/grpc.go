@@ -42,7 +42,7 @@ func (c *converter) grpcRule(path, name string, rule *gateway.GRPCRouteRule) *wa
 		b.Filters = filters(at, ref.Filters)
 		out.Backends = append(out.Backends, b)
 	}
-	out.Filters = append(out.Filters, c.noSession(path, rule.SessionPersistence)...)
+	out.Session = c.session(path+".sessionPersistence", rule.SessionPersistence)
 	return out
 }
 

@@ -46,7 +46,7 @@ func (c *converter) httpRule(path, name string, rule *gateway.HTTPRouteRule) *wa
 		out.TryTimeout = c.duration(path+".timeouts.backendRequest", t.BackendRequest)
 	}
 	out.Retry = c.retry(path+".retry", rule.Retry)
-	out.Filters = append(out.Filters, c.noSession(path, rule.SessionPersistence)...)
+	out.Session = c.session(path+".sessionPersistence", rule.SessionPersistence)
 	if c.contradict(path, rule) {
 		out.Filters = []*waypointapi.Filter{broken()}
 	}

@@ -90,13 +90,29 @@ func (c *converter) ignoreHostnames(names []gateway.Hostname) {
 	}
 }
 
-// noSession says that requests of one client cannot be kept at one endpoint.
-func (c *converter) noSession(path string, s *gateway.SessionPersistence) []*waypointapi.Filter {
+// session translates how requests of one client stay at one endpoint. Source:
+// Gateway API, SessionPersistence.
+func (c *converter) session(path string, s *gateway.SessionPersistence) *waypointapi.Session {
 	if s == nil {
 		return nil
 	}
-	c.problem(path+".sessionPersistence", "is not supported: use a DestinationRule with consistentHash")
-	return []*waypointapi.Filter{broken()}
+	out := &waypointapi.Session{
+		Name: deref(s.SessionName), AbsoluteTimeout: c.duration(path+".absoluteTimeout", s.AbsoluteTimeout),
+		Header: s.Type != nil && *s.Type == gateway.HeaderBasedSessionPersistence,
+	}
+	if out.Name == "" {
+		out.Name = "ambit-session"
+	}
+	if s.Type != nil && *s.Type != gateway.HeaderBasedSessionPersistence && *s.Type != gateway.CookieBasedSessionPersistence {
+		c.problem(path+".type", "%q is not known", *s.Type)
+	}
+	if s.CookieConfig != nil && s.CookieConfig.LifetimeType != nil && *s.CookieConfig.LifetimeType == gateway.PermanentCookieLifetimeType {
+		out.Permanent = true
+		if out.AbsoluteTimeout == nil {
+			c.problem(path+".absoluteTimeout", "is missing: a permanent cookie needs one")
+		}
+	}
+	return out
 }
 
 // problem notes a field that cannot be done.

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/internal/meshapi/workloadapi"
 	"github.com/ambit-mesh/ambit/istiod-lite/model/routes"
 )
 
@@ -66,6 +67,16 @@ func (m *Model) virtualTargets(v *networking.VirtualService) []Key {
 			all = append(all, m.hostTarget(v.Namespace, r.GetMirror().GetHost()))
 		}
 		for _, d := range r.GetMirrors() {
+			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
+		}
+	}
+	for _, r := range v.Spec.GetTls() {
+		for _, d := range r.GetRoute() {
+			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
+		}
+	}
+	for _, r := range v.Spec.GetTcp() {
+		for _, d := range r.GetRoute() {
 			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
 		}
 	}
@@ -186,19 +197,32 @@ func (m *Model) profileOf(service Key) *ServiceProfile {
 }
 
 // virtualTables are the routes of a VirtualService: one table for all ports, or one
-// for each when its matches ask for ports.
+// for each when it has different ones for ports. Routes of connections are for the
+// ports that do not carry HTTP.
 func (m *Model) virtualTables(v *networking.VirtualService, ports []servicePort) (tables []*waypointapi.RouteTable, streams []*waypointapi.StreamTable) {
 	resolve := m.hostResolver(v.Namespace)
-	if len(v.Spec.GetHttp()) == 0 {
-		return nil, nil
-	}
-	if !routes.NamesPorts(v) {
+	bytes := len(v.Spec.GetTcp())+len(v.Spec.GetTls()) > 0
+	if !bytes && !routes.NamesPorts(v) {
+		if len(v.Spec.GetHttp()) == 0 {
+			return nil, nil
+		}
 		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, 0, resolve).Routes}}, nil
 	}
 	for _, p := range ports {
-		tables = append(tables, &waypointapi.RouteTable{InOrder: true, Ports: []uint32{p.number}, Routes: routes.Virtual(v, p.number, resolve).Routes})
+		result := routes.Virtual(v, p.number, resolve)
+		switch {
+		case len(result.Streams) > 0 && !carriesHTTP(p.app):
+			streams = append(streams, &waypointapi.StreamTable{Ports: []uint32{p.number}, Routes: result.Streams})
+		case len(v.Spec.GetHttp()) > 0:
+			tables = append(tables, &waypointapi.RouteTable{InOrder: true, Ports: []uint32{p.number}, Routes: result.Routes})
+		}
 	}
-	return tables, nil
+	return tables, streams
+}
+
+// carriesHTTP reports whether the users say that a port carries HTTP.
+func carriesHTTP(p workloadapi.AppProtocol) bool {
+	return p == workloadapi.AppProtocol_HTTP11 || p == workloadapi.AppProtocol_HTTP2 || p == workloadapi.AppProtocol_GRPC
 }
 
 // hostResolver finds the destinations of VirtualServices of a namespace.

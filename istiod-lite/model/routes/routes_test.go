@@ -20,6 +20,24 @@ func known(_, _, namespace, name string, _ uint32) Backend {
 	return Backend{Service: namespace + "/" + name}
 }
 
+// Connections go by the server that TLS asks for, else where those of TCP go.
+func TestVirtualStreams(t *testing.T) {
+	to := func(host string) []*api.RouteDestination {
+		return []*api.RouteDestination{{Destination: &api.Destination{Host: host}}}
+	}
+	v := &networking.VirtualService{Spec: api.VirtualService{
+		Tls: []*api.TLSRoute{{Match: []*api.TLSMatchAttributes{{SniHosts: []string{"a.example"}, Port: 443}, {SniHosts: []string{"b.example"}, SourceLabels: map[string]string{"x": "y"}}}, Route: to("a")}},
+		Tcp: []*api.TCPRoute{{Match: []*api.L4MatchAttributes{{Port: 90}}, Route: to("db")}, {Route: to("rest")}},
+	}}
+	got := Virtual(v, 443, known)
+	if len(got.Streams) != 2 || got.Streams[0].Hostnames[0] != "a.example" || got.Streams[1].Backends[0].Service != "/rest" || len(got.Problems) != 1 {
+		t.Errorf("port 443: %v, problems %v", got.Streams, got.Problems)
+	}
+	if got := Virtual(v, 90, known); len(got.Streams) != 2 || got.Streams[0].Backends[0].Service != "/db" || got.Streams[0].Backends[0].Weight != 1 {
+		t.Errorf("port 90: %v", got.Streams)
+	}
+}
+
 // Routes are in order; matches of other ports and gateways are none; what a
 // waypoint cannot see never matches.
 func TestVirtual(t *testing.T) {

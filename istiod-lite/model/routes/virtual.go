@@ -32,12 +32,55 @@ func Virtual(v *networking.VirtualService, port uint32, resolve Resolver) Result
 			c.Routes = append(c.Routes, out)
 		}
 	}
-	for what, n := range map[string]int{"tcp": len(v.Spec.GetTcp()), "tls": len(v.Spec.GetTls())} {
-		if n > 0 {
-			c.problem("spec."+what, "routes of connections that are not HTTP are not supported: these go to the service")
+	c.virtualStreams(v, port)
+	return c.Result
+}
+
+// virtualStreams translates the routes of connections: those of TLS by the server
+// that is asked for, those of TCP for all the others. Of several for one name the
+// first counts.
+func (c *converter) virtualStreams(v *networking.VirtualService, port uint32) {
+	add := func(path, name string, ports []uint32, labels bool, hosts []string, to []*api.RouteDestination) {
+		if labels {
+			c.problem(path, "a waypoint does not compare labels, addresses or gateways of connections: this match never holds")
+			return
+		}
+		if len(ports) > 0 && !slices.Contains(ports, port) {
+			return
+		}
+		out := &waypointapi.StreamRoute{Name: name, Hostnames: hosts}
+		for i, d := range to {
+			weight := uint32(max(0, d.GetWeight()))
+			if len(to) == 1 {
+				weight = max(1, weight)
+			}
+			out.Backends = append(out.Backends, c.destination(fmt.Sprintf("%s.route[%d].destination", path, i), d.GetDestination(), weight))
+		}
+		c.Streams = append(c.Streams, out)
+	}
+	portsOf := func(n uint32) []uint32 {
+		if n == 0 {
+			return nil
+		}
+		return []uint32{n}
+	}
+	for i, r := range v.Spec.GetTls() {
+		path, name := fmt.Sprintf("spec.tls[%d]", i), fmt.Sprintf("VirtualService %s/%s tls[%d]", v.Namespace, v.Name, i)
+		for _, m := range r.GetMatch() {
+			odd := len(m.GetDestinationSubnets())+len(m.GetSourceLabels()) > 0 || m.GetSourceNamespace() != "" || len(m.GetGateways()) > 0 && !slices.Contains(m.GetGateways(), "mesh")
+			add(path, name, portsOf(m.GetPort()), odd, m.GetSniHosts(), r.GetRoute())
 		}
 	}
-	return c.Result
+	for i, r := range v.Spec.GetTcp() {
+		path, name := fmt.Sprintf("spec.tcp[%d]", i), fmt.Sprintf("VirtualService %s/%s tcp[%d]", v.Namespace, v.Name, i)
+		if len(r.GetMatch()) == 0 {
+			add(path, name, nil, false, nil, r.GetRoute())
+		}
+		for _, m := range r.GetMatch() {
+			odd := len(m.GetDestinationSubnets())+len(m.GetSourceLabels()) > 0 || m.GetSourceNamespace() != "" || m.GetSourceSubnet() != "" || len(m.GetGateways()) > 0 && !slices.Contains(m.GetGateways(), "mesh")
+			add(path, name, portsOf(m.GetPort()), odd, nil, r.GetRoute())
+		}
+	}
 }
 
 // NamesPorts reports whether matches of a VirtualService ask for ports.
@@ -106,7 +149,10 @@ func (c *converter) virtualMatch(path string, m *api.HTTPMatchRequest) *waypoint
 	for _, name := range slices.Sorted(maps.Keys(m.GetQueryParams())) {
 		out.Query = append(out.Query, &waypointapi.NamedMatch{Name: name, Value: presentText(m.GetQueryParams()[name])})
 	}
-	if len(m.GetSourceLabels()) > 0 || m.GetSourceNamespace() != "" {
+	if m.GetSourceNamespace() != "" {
+		out.ClientNamespaces = []string{m.GetSourceNamespace()}
+	}
+	if len(m.GetSourceLabels()) > 0 {
 		c.problem(path, "a waypoint does not see labels of clients: this match never holds; use principals in an AuthorizationPolicy, or a header")
 		out.Method = &waypointapi.StringMatch{Kind: &waypointapi.StringMatch_Present{Present: true}, Invert: true}
 	}

@@ -15,7 +15,7 @@ OURS      := ./ambit ./ztunnel/cmd/ztunnel ./waypoint/cmd/waypoint ./istiod-lite
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop e2e e2e-deps e2e-programs clean
+.PHONY: help build images demo demo-break test check fuzz bench perf perf-quick interop e2e conformance e2e-deps e2e-programs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ e2e-programs: ## build etcd and kube-apiserver from their modules, for tests bes
 
 e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n (root, e2e-deps)
 	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(if $(ONLY),--only='$(ONLY)') $(addprefix --repeat=,$(REPEAT))
+
+conformance: build images ## the Gateway API's conformance suite for meshes on a real Kubernetes on this machine; ONLY=name of a test (root, e2e-deps)
+	$(GO) run ./e2e/cmd/conformance --images dist/images --ambit $(BIN)/ambit --version $(VERSION) $(if $(ONLY),--only='$(ONLY)')
 
 clean: ## remove what the build made, and what a demo left behind
 	@[ ! -x $(BIN)/ambit ] || $(BIN)/ambit demo clean

@@ -25,6 +25,9 @@ func (w *Waypoint) serveStatus(ctx context.Context) error {
 		}
 		fmt.Fprintln(rw, "ready")
 	})
+	// Whether it is alive is another question than whether it is ready: one that
+	// waits for the control plane, or finishes its last requests, must not be ended.
+	ready.HandleFunc("GET /healthz/live", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprintln(rw, "alive") })
 	var servers lifecycle.Group
 	defer servers.Wait()
 	failed := make(chan error, 2)

@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"internal/tracing":     nil,
 	"internal/yamldir":     nil,
 	"internal/images":      nil,
+	"internal/awake":       nil,
 
 	// Level 1.
 	"internal/policy":    {"internal/identity"},
@@ -93,7 +94,7 @@ var arrows = map[string][]string{
 	"istiod-lite/model/routes": nil,
 	"istiod-lite/discovery":    {"istiod-lite/model"},
 	"istiod-lite/ca":           {"internal/identity"},
-	"istiod-lite/gateways":     {"istiod-lite/model"},
+	"istiod-lite/gateways":     {"istiod-lite/model", "istiod-lite/kube"},
 	"istiod-lite/status":       {"istiod-lite/model"},
 
 	"cni":          {"cni/...", "internal/netns", "internal/sockowner", "internal/zds", "internal/yamldir", "internal/telemetry"},
@@ -105,8 +106,8 @@ var arrows = map[string][]string{
 	"cni/kube":     {"cni/agent"},
 
 	// Level 4: flags become a Config, and the assembly runs.
-	"ztunnel/cmd/...":         {"ztunnel", "internal/telemetry", "internal/tracing"},
-	"waypoint/cmd/...":        {"waypoint", "internal/program", "internal/tracing"},
+	"ztunnel/cmd/...":         {"ztunnel", "internal/awake", "internal/telemetry", "internal/tracing"},
+	"waypoint/cmd/...":        {"waypoint", "internal/awake", "internal/program", "internal/tracing"},
 	"istiod-lite/cmd/...":     {"istiod-lite", "internal/program"},
 	"cni/cmd/...":             {"cni", "cni/...", "internal/program", "internal/zds", "internal/netns", "internal/yamldir"},
 	"internal/images/cmd/...": {"internal/images"},

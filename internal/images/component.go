@@ -34,6 +34,12 @@ func Components() []Component {
 			User:        "0:1337", // it enters the namespaces of pods
 		},
 		{
+			Name:        "waypoint",
+			Description: "HTTP proxy of a namespace or service of the ambit mesh",
+			Programs:    []Program{{"./waypoint/cmd/waypoint", "/waypoint"}},
+			User:        nobody,
+		},
+		{
 			Name:        "cni",
 			Description: "CNI plugin and node agent of the ambit mesh",
 			Programs: []Program{

@@ -43,6 +43,8 @@ What is bound to its Gateway (label istio.io/use-waypoint) is reached through it
 takes tunnels on --listen, knows the caller by the certificate of the tunnel, applies
 routes and policies to each request, and sends it to an endpoint through a tunnel of
 its own. Each flag can be given by the environment variable in its description.
+AMBIT_MONITOR_AWAKE=off lets the runtime's monitor thread go to deep sleep (less idle
+CPU, slower wake-ups).
 
 Spans of requests in sampled traces go to an OpenTelemetry collector (gRPC) when
 OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names one, as

@@ -5,7 +5,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 
+	"github.com/ambit-mesh/ambit/internal/awake"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/ambit-mesh/ambit/waypoint"
 )
@@ -14,6 +17,9 @@ import (
 var version = "dev"
 
 func main() {
+	if err := awake.Keep(os.Getenv("AMBIT_MONITOR_AWAKE") != "off", os.Args, os.Environ()); err != nil {
+		fmt.Fprintln(os.Stderr, "waypoint: start again with the monitor thread awake:", err)
+	}
 	f := newFlags()
 	f.Main(context.Background(), f.command())
 }

@@ -285,35 +285,6 @@ func TestFlagsOverwriteVariables(t *testing.T) {
 	}
 }
 
-func TestAwakeEnv(t *testing.T) {
-	tests := []struct {
-		name    string
-		on      bool
-		environ []string
-		want    string // of GODEBUG; empty: nothing is changed
-	}{
-		{name: "off"},
-		{name: "nothing set", on: true, want: awakeSetting},
-		{name: "other settings stay", on: true, environ: []string{"GODEBUG=fips140=on", "A=b"}, want: "fips140=on," + awakeSetting},
-		{name: "it is in force", on: true, environ: []string{"GODEBUG=" + awakeSetting}},
-		{name: "a schedtrace of somebody's own stays", on: true, environ: []string{"GODEBUG=schedtrace=1000"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			env, change := awakeEnv(tt.on, tt.environ)
-			got := ""
-			for _, kv := range env {
-				if v, ok := strings.CutPrefix(kv, "GODEBUG="); ok && change {
-					got = v
-				}
-			}
-			if got != tt.want || change != (tt.want != "") {
-				t.Errorf("GODEBUG = %q (change %v), want %q", got, change, tt.want)
-			}
-		})
-	}
-}
-
 // Whatever the variables hold, load does not panic, and what it takes is within
 // bounds.
 func FuzzLoad(f *testing.F) {

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ambit-mesh/ambit/internal/awake"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/ztunnel"
@@ -54,7 +55,7 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "ztunnel: settings:", err)
 		return exitUsage
 	}
-	if err := keepMonitorAwake(opt.awake, os.Args, os.Environ()); err != nil {
+	if err := awake.Keep(opt.awake, os.Args, os.Environ()); err != nil {
 		fmt.Fprintln(os.Stderr, "ztunnel: start again with the monitor thread awake:", err)
 	}
 	cfg.Version = buildVersion()

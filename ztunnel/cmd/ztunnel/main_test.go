@@ -11,7 +11,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) {
+	if os.Getenv("ZTUNNEL_TEST_MAIN") != "" {
+		os.Exit(run(os.Args[1:]))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // process is ztunnel as a process of its own, that nobody tells of anything.
 func process(t *testing.T, env ...string) *exec.Cmd {

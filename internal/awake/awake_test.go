@@ -1,4 +1,4 @@
-package main
+package awake
 
 import (
 	"fmt"
@@ -15,9 +15,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("ZTUNNEL_TEST_MAIN") != "" {
-		os.Exit(run(os.Args[1:]))
-	}
 	if mode := os.Getenv("AWAKE_TEST_CHILD"); mode != "" {
 		idleChild(mode == "on", os.Getenv("AWAKE_TEST_FOR"))
 		return
@@ -28,7 +25,7 @@ func TestMain(m *testing.M) {
 // idleChild is the process that the test looks at: it does what main does first,
 // is idle for so long, and says how often its threads woke up meanwhile.
 func idleChild(on bool, idle string) {
-	if err := keepMonitorAwake(on, os.Args, os.Environ()); err != nil {
+	if err := Keep(on, os.Args, os.Environ()); err != nil {
 		fmt.Println("error:", err)
 		return
 	}
@@ -86,7 +83,7 @@ func idle(t *testing.T, mode, godebug string, d time.Duration) (wakeUps int, sai
 
 // The process starts itself again with its arguments and the setting, beside what
 // GODEBUG says already.
-func TestKeepMonitorAwake(t *testing.T) {
+func TestKeep(t *testing.T) {
 	tests := []struct {
 		name    string
 		mode    string
@@ -125,9 +122,31 @@ func TestMonitorStaysAwake(t *testing.T) {
 	}
 }
 
-func TestAwakeEnvLeavesATraceAlone(t *testing.T) {
-	env := []string{"A=1", "GODEBUG=schedtrace=1000"}
-	if got, change := awakeEnv(true, env); change || !slices.Equal(got, env) {
-		t.Errorf("awakeEnv = %q, %v, want what somebody has set", got, change)
+func TestEnvironment(t *testing.T) {
+	tests := []struct {
+		name    string
+		on      bool
+		environ []string
+		want    string // of GODEBUG; empty: nothing is changed
+	}{
+		{name: "off"},
+		{name: "nothing set", on: true, want: setting},
+		{name: "other settings stay", on: true, environ: []string{"GODEBUG=fips140=on", "A=b"}, want: "fips140=on," + setting},
+		{name: "it is in force", on: true, environ: []string{"GODEBUG=" + setting}},
+		{name: "a schedtrace of somebody's own stays", on: true, environ: []string{"GODEBUG=schedtrace=1000"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			env, change := environment(tt.on, tt.environ)
+			got := ""
+			for _, kv := range env {
+				if v, ok := strings.CutPrefix(kv, "GODEBUG="); ok && change {
+					got = v
+				}
+			}
+			if got != tt.want || change != (tt.want != "") {
+				t.Errorf("GODEBUG = %q (change %v), want %q", got, change, tt.want)
+			}
+		})
 	}
 }

@@ -1,4 +1,6 @@
-package main
+// Package awake keeps the runtime's monitor thread from deep sleep, which a proxy
+// at a low rate would meet at every packet.
+package awake
 
 import (
 	"os"
@@ -6,7 +8,7 @@ import (
 	"syscall"
 )
 
-// awakeSetting keeps the runtime's monitor thread (sysmon) from deep sleep.
+// setting keeps the runtime's monitor thread (sysmon) from deep sleep.
 //
 // When all processors of the Go scheduler are idle, the monitor sleeps until
 // the next wake-up, then polls every 20 us for a millisecond. A proxy at a low
@@ -14,13 +16,13 @@ import (
 // and about a fifth of its latency. The monitor does not sleep deeply while
 // schedtrace is on (runtime/proc.go, sysmon); with this interval it would print
 // one line in 23 days. The price is 0.35 % of a core when nothing happens.
-const awakeSetting = "schedtrace=2000000000"
+const setting = "schedtrace=2000000000"
 
-// keepMonitorAwake starts the process again with GODEBUG set, because the
-// runtime reads that only once, before main. It returns when nothing is to do,
-// or with why it could not be done.
-func keepMonitorAwake(on bool, args, environ []string) error {
-	env, change := awakeEnv(on, environ)
+// Keep starts the process again with GODEBUG set, because the runtime reads that
+// only once, before main. It returns when nothing is to do, or with why it could
+// not be done. A process calls it before it does anything else.
+func Keep(on bool, args, environ []string) error {
+	env, change := environment(on, environ)
 	if !change {
 		return nil
 	}
@@ -31,9 +33,9 @@ func keepMonitorAwake(on bool, args, environ []string) error {
 	return syscall.Exec(self, args, env)
 }
 
-// awakeEnv returns environ with the setting, and whether that differs from
+// environment returns environ with the setting, and whether that differs from
 // environ. A schedtrace that somebody has set is left alone.
-func awakeEnv(on bool, environ []string) (env []string, change bool) {
+func environment(on bool, environ []string) (env []string, change bool) {
 	const name = "GODEBUG="
 	if !on {
 		return environ, false
@@ -52,5 +54,5 @@ func awakeEnv(on bool, environ []string) (env []string, change bool) {
 	if value != "" {
 		value += ","
 	}
-	return append(env, name+value+awakeSetting), true
+	return append(env, name+value+setting), true
 }

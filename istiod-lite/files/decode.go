@@ -41,6 +41,7 @@ var formats = map[model.Kind]format{
 	model.KindPod:                   {"", []string{"v1"}, plain[corev1.Pod]},
 	model.KindService:               {"", []string{"v1"}, plain[corev1.Service]},
 	model.KindEndpointSlice:         {"discovery.k8s.io", []string{"v1"}, plain[discoveryapi.EndpointSlice]},
+	model.KindGatewayClass:          {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.GatewayClass]},
 	model.KindGateway:               {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.Gateway]},
 	model.KindHTTPRoute:             {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.HTTPRoute]},
 	model.KindGRPCRoute:             {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.GRPCRoute]},

@@ -74,6 +74,7 @@ func kinds() []*kind {
 		custom[security.RequestAuthentication, security.RequestAuthenticationList](model.KindRequestAuthentication, "security.istio.io", securityVersions(), "requestauthentications"),
 		custom[networking.ServiceEntry, networking.ServiceEntryList](model.KindServiceEntry, "networking.istio.io", networkingVersions(), "serviceentries"),
 		custom[networking.WorkloadEntry, networking.WorkloadEntryList](model.KindWorkloadEntry, "networking.istio.io", networkingVersions(), "workloadentries"),
+		custom[gateway.GatewayClass, gateway.GatewayClassList](model.KindGatewayClass, "gateway.networking.k8s.io", gatewayVersions(), "gatewayclasses"),
 		custom[gateway.Gateway, gateway.GatewayList](model.KindGateway, "gateway.networking.k8s.io", gatewayVersions(), "gateways"),
 		custom[networking.VirtualService, networking.VirtualServiceList](model.KindVirtualService, "networking.istio.io", networkingVersions(), "virtualservices"),
 		custom[networking.DestinationRule, networking.DestinationRuleList](model.KindDestinationRule, "networking.istio.io", networkingVersions(), "destinationrules"),

@@ -32,7 +32,7 @@ func (m *Model) markTarget(target Key, d dirty) {
 	switch target.Kind {
 	case KindGateway:
 		m.dependOnGateway(target, d)
-	case kindGatewayClass:
+	case KindGatewayClass:
 		for namespace, s := range m.spaces {
 			for name, g := range s.gateways {
 				if string(g.Spec.GatewayClassName) == target.Name {
@@ -148,7 +148,7 @@ func (m *Model) targetsNamed(namespace string, refs []*typeapi.PolicyTargetRefer
 			continue
 		}
 		k := targetKey(ref.GetGroup(), ref.GetKind(), namespace, ref.GetName())
-		if k == (Key{}) || k.Kind == kindGatewayClass && namespace != m.cfg.RootNamespace {
+		if k == (Key{}) || k.Kind == KindGatewayClass && namespace != m.cfg.RootNamespace {
 			continue
 		}
 		all = append(all, k)

@@ -102,7 +102,7 @@ func (m *Model) unserved(targets []Key, instead string) *Condition {
 // isServed reports whether a target of policies stands, and has a waypoint if it
 // needs one.
 func (m *Model) isServed(target Key) bool {
-	if target.Kind == kindGatewayClass {
+	if target.Kind == KindGatewayClass {
 		return true
 	}
 	s := m.spaces[target.Namespace]

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"fmt"
-
-	gateway "sigs.k8s.io/gateway-api/apis/v1"
-)
+import "fmt"
 
 // Types of conditions. The names with capitals of their own are those that tools
 // of the ambient ecosystem read.
@@ -14,6 +10,7 @@ const (
 	ConditionBound        = "istio.io/WaypointBound"
 	ConditionDistribution = "TrafficDistributionAccepted"
 	ConditionAccepted     = "Accepted"
+	ConditionProgrammed   = "Programmed"
 	ConditionResolvedRefs = "ResolvedRefs"
 
 	ConditionPartlyInvalid = "PartiallyInvalid"
@@ -48,12 +45,4 @@ func IsOurCondition(name string) bool {
 // invalid says that an object was left out because of one field.
 func invalid(path string, err error) Condition {
 	return Condition{Type: ConditionAccepted, Reason: ReasonInvalid, Message: fmt.Sprintf("%s: %v", path, err)}
-}
-
-// fromGateway says what becomes of a Gateway.
-func (m *Model) fromGateway(g *gateway.Gateway) ([]*Resource, []Condition) {
-	return nil, []Condition{{
-		Type: ConditionAccepted, Reason: ReasonUnsupported,
-		Message: fmt.Sprintf("class %s: this control plane makes no Deployments; as a waypoint it counts as soon as a Service of its name stands in its namespace", g.Spec.GatewayClassName),
-	}}
 }

@@ -35,9 +35,11 @@ func (m *Model) dependOnNamespace(namespace string, d dirty) {
 }
 
 // dependOnPod marks the services whose ports lead to one that the pod names: they
-// say which ports only their waypoint may call.
+// say which ports only their waypoint may call; and the waypoints that it is an
+// instance of.
 func (m *Model) dependOnPod(key Key, old, now *corev1.Pod, d dirty) {
 	d.add(key)
+	m.dependOnReadiness(key.Namespace, old, now, d)
 	for name, service := range m.space(key.Namespace).services {
 		if !slices.ContainsFunc(portsOf(service), func(p servicePort) bool { return p.targetName != "" }) {
 			continue

@@ -33,6 +33,7 @@ const (
 	KindConfigMap       Kind = "ConfigMap"
 	KindWorkloadEntry   Kind = "WorkloadEntry"
 	KindServiceEntry    Kind = "ServiceEntry"
+	KindGatewayClass    Kind = "GatewayClass"
 	KindGateway         Kind = "Gateway"
 	KindHTTPRoute       Kind = "HTTPRoute"
 	KindGRPCRoute       Kind = "GRPCRoute"
@@ -45,7 +46,9 @@ const (
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.
-func (k Kind) ClusterScoped() bool { return k == KindNamespace || k == KindNode }
+func (k Kind) ClusterScoped() bool {
+	return k == KindNamespace || k == KindNode || k == KindGatewayClass
+}
 
 // Key names an object. It is comparable.
 type Key struct {

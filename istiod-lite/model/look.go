@@ -83,6 +83,8 @@ func (m *Model) Look(key Key) (Object, []Condition) {
 	switch key.Kind {
 	case KindNode:
 		return shelfOf[corev1.Node, *corev1.Node](m.nodes).look(key.Name), conditions
+	case KindGatewayClass:
+		return shelfOf[gateway.GatewayClass, *gateway.GatewayClass](m.classes).look(key.Name), conditions
 	case KindNamespace:
 		if s := m.spaces[key.Name]; s != nil && s.namespace != nil {
 			return s.namespace, conditions
@@ -102,6 +104,11 @@ func (m *Model) Keys(kind Kind) []Key {
 	var keys []Key
 	if kind == KindNode {
 		for name := range m.nodes {
+			keys = append(keys, Key{Kind: kind, Name: name})
+		}
+	}
+	if kind == KindGatewayClass {
+		for name := range m.classes {
 			keys = append(keys, Key{Kind: kind, Name: name})
 		}
 	}

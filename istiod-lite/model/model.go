@@ -41,11 +41,12 @@ func (c Config) withDefaults() Config {
 
 // Model holds all objects and what was derived from them.
 type Model struct {
-	cfg    Config
-	spaces map[string]*space // by namespace
-	nodes  map[string]*corev1.Node
-	silent int                            // how many of them have not been heard of
-	onNode map[string]map[Key]*corev1.Pod // pods by node
+	cfg     Config
+	spaces  map[string]*space // by namespace
+	nodes   map[string]*corev1.Node
+	silent  int                            // how many of them have not been heard of
+	onNode  map[string]map[Key]*corev1.Pod // pods by node
+	classes map[string]*gateway.GatewayClass
 
 	attached map[Key]map[Key]struct{} // routes and policies by the objects that they name
 	mesh     meshConfig
@@ -91,6 +92,7 @@ func New(cfg Config) *Model {
 		cfg:        cfg.withDefaults(),
 		spaces:     map[string]*space{},
 		nodes:      map[string]*corev1.Node{},
+		classes:    map[string]*gateway.GatewayClass{},
 		onNode:     map[string]map[Key]*corev1.Pod{},
 		attached:   map[Key]map[Key]struct{}{},
 		derived:    map[Key][]*Resource{},
@@ -149,9 +151,7 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindService:
 		old, now := replace(s.services, e)
 		m.dependOnService(e.Key, old, now, d)
-		if s.gateways[e.Key.Name] != nil { // a waypoint gets, or loses, its address
-			m.dependOnGateway(e.Key, d)
-		}
+		m.dependOnAddress(e.Key, d)
 	case KindEndpointSlice:
 		old, now := replace(s.slices, e)
 		m.dependOnSlice(e.Key, old, now, d)
@@ -167,12 +167,15 @@ func (m *Model) apply(e Event, d dirty) {
 		old, now := replace(s.peers, e)
 		m.dependOnPeerAuthentication(e.Key, old, now, d)
 	case KindWorkloadEntry:
-		replace(s.entries, e)
-		d.add(e.Key)
+		old, now := replace(s.entries, e)
+		m.dependOnEntry(e.Key, old, now, d)
 	case KindServiceEntry:
 		old, now := replace(s.serviceEntries, e)
 		m.dependOnServiceEntry(e.Key, old, d)
 		m.dependOnHosts(old, now, d)
+	case KindGatewayClass:
+		replace(m.classes, e)
+		m.dependOnClass(e.Key.Name, d)
 	case KindGateway:
 		replace(s.gateways, e)
 		d.add(e.Key)
@@ -335,9 +338,13 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 		if entry := s.serviceEntries[key.Name]; entry != nil {
 			return m.fromServiceEntry(entry)
 		}
+	case KindGatewayClass:
+		if c := m.classes[key.Name]; c != nil {
+			return nil, m.fromGatewayClass(c)
+		}
 	case KindGateway:
 		if g := s.gateways[key.Name]; g != nil {
-			return m.fromGateway(g)
+			return nil, m.fromGateway(g)
 		}
 	case KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute:
 		if r, ok := m.route(key); ok {

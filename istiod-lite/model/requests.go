@@ -1,11 +1,9 @@
 package model
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 
-	"istio.io/api/annotation"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -68,13 +66,10 @@ func (m *Model) attachedTo(kind Kind, service, waypoint Key) []string {
 	return slices.Compact(names)
 }
 
-// kindGatewayClass is what policies of the root namespace can be attached to.
-const kindGatewayClass Kind = "GatewayClass"
-
 // classOf is the class of a waypoint; the zero Key when there is none.
 func (m *Model) classOf(waypoint Key) Key {
 	if s := m.spaces[waypoint.Namespace]; s != nil && s.gateways[waypoint.Name] != nil {
-		return Key{Kind: kindGatewayClass, Name: string(s.gateways[waypoint.Name].Spec.GatewayClassName)}
+		return Key{Kind: KindGatewayClass, Name: string(s.gateways[waypoint.Name].Spec.GatewayClassName)}
 	}
 	return Key{}
 }
@@ -83,7 +78,7 @@ func (m *Model) classOf(waypoint Key) Key {
 func (m *Model) waypointAccount(waypoint Key) string {
 	account := waypoint.Name
 	if s := m.spaces[waypoint.Namespace]; s != nil && s.gateways[waypoint.Name] != nil {
-		account = cmp.Or(s.gateways[waypoint.Name].Annotations[annotation.GatewayServiceAccount.Name], account)
+		account = WaypointAccount(s.gateways[waypoint.Name])
 	}
 	return m.cfg.TrustDomain + "/ns/" + waypoint.Namespace + "/sa/" + account
 }

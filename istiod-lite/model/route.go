@@ -153,7 +153,7 @@ func targetKey(group, kind, namespace, name string) Key {
 	case gateway.GroupName + "/Gateway":
 		return Key{KindGateway, namespace, name}
 	case gateway.GroupName + "/GatewayClass":
-		return Key{Kind: kindGatewayClass, Name: name}
+		return Key{Kind: KindGatewayClass, Name: name}
 	}
 	return Key{}
 }

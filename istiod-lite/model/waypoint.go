@@ -103,14 +103,15 @@ func (m *Model) attach(b bound, namespace string, t traffic) (*workloadapi.Gatew
 	}
 	g := s.gateways[b.gateway.Name]
 	switch {
-	case !serves(g, t) && !b.own:
+	case !m.serves(g, t) && !b.own:
 		return nil, nil // ordinary: waypoints of namespaces serve services only
-	case !serves(g, t):
-		return unusable(b.gateway), refused(ReasonTrafficType, b, "does not serve %ss: its label %s is %q", t, label.IoIstioWaypointFor.Name, servedBy(g))
+	case !m.serves(g, t):
+		return unusable(b.gateway), refused(ReasonTrafficType, b, "does not serve %ss: its label %s is %q", t, label.IoIstioWaypointFor.Name, m.servedBy(g))
 	case !m.admits(g, namespace):
 		return unusable(b.gateway), refused(ReasonAttachmentDenied, b, "does not admit namespace %s: see allowedRoutes of its listener", namespace)
-	case s.services[g.Name] == nil || !isServed(s.services[g.Name]):
-		return m.waypointAddress(b.gateway), refused(ReasonNoWaypoint, b, "is not ready: its Gateway has no Service of the same name")
+	}
+	if why := m.notReady(g); why != "" {
+		return m.waypointAddress(b.gateway), refused(ReasonNoWaypoint, b, "is not ready: %s", why)
 	}
 	return m.waypointAddress(b.gateway), &Condition{
 		Type: ConditionBound, True: true, Reason: ReasonWaypointAccepted,
@@ -129,7 +130,11 @@ func refused(reason string, b bound, format string, args ...any) *Condition {
 
 // waypointAddress is the service of a waypoint.
 func (m *Model) waypointAddress(g Key) *workloadapi.GatewayAddress {
-	return gatewayAddress(g.Namespace, g.Name+"."+g.Namespace+".svc."+m.cfg.ClusterDomain)
+	service := g.Name
+	if s := m.spaces[g.Namespace]; s != nil && s.gateways[g.Name] != nil {
+		service = WaypointName(s.gateways[g.Name])
+	}
+	return gatewayAddress(g.Namespace, service+"."+g.Namespace+".svc."+m.cfg.ClusterDomain)
 }
 
 // unusable is an address at which there is nothing, ever.
@@ -145,17 +150,9 @@ func gatewayAddress(namespace, host string) *workloadapi.GatewayAddress {
 	}
 }
 
-// servedBy is what a waypoint says it serves: services, unless it says otherwise.
-func servedBy(g *gateway.Gateway) string {
-	if value := g.Labels[label.IoIstioWaypointFor.Name]; value != "" {
-		return value
-	}
-	return string(toService)
-}
-
 // serves reports whether a waypoint serves that traffic.
-func serves(g *gateway.Gateway, t traffic) bool {
-	value := servedBy(g)
+func (m *Model) serves(g *gateway.Gateway, t traffic) bool {
+	value := m.servedBy(g)
 	return value == string(t) || value == "all"
 }
 
@@ -164,7 +161,7 @@ func (m *Model) admits(g *gateway.Gateway, namespace string) bool {
 	if g.Namespace == namespace {
 		return true
 	}
-	listener := waypointListener(g)
+	listener := WaypointListener(g)
 	if listener == nil || listener.AllowedRoutes == nil || listener.AllowedRoutes.Namespaces == nil || listener.AllowedRoutes.Namespaces.From == nil {
 		return false
 	}
@@ -177,19 +174,6 @@ func (m *Model) admits(g *gateway.Gateway, namespace string) bool {
 		return err == nil && selector.Matches(m.namespaceLabels(namespace))
 	}
 	return false
-}
-
-// waypointListener is the one for tunnels, else the first.
-func waypointListener(g *gateway.Gateway) *gateway.Listener {
-	for i, l := range g.Spec.Listeners {
-		if l.Protocol == "HBONE" && l.Port == hbonePort {
-			return &g.Spec.Listeners[i]
-		}
-	}
-	if len(g.Spec.Listeners) == 0 {
-		return nil
-	}
-	return &g.Spec.Listeners[0]
 }
 
 // namespaceLabels are those of a namespace, its name included, which every API
@@ -215,7 +199,7 @@ func (m *Model) fromNamespace(namespace string) []Condition {
 	}
 	t := toService
 	if of := m.spaces[b.gateway.Namespace]; of != nil {
-		if g := of.gateways[b.gateway.Name]; g != nil && serves(g, toWorkload) && !serves(g, toService) {
+		if g := of.gateways[b.gateway.Name]; g != nil && m.serves(g, toWorkload) && !m.serves(g, toService) {
 			t = toWorkload
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/ca"
+	"github.com/ambit-mesh/ambit/istiod-lite/gateways"
 	"github.com/ambit-mesh/ambit/istiod-lite/keeper"
 	"github.com/ambit-mesh/ambit/istiod-lite/kube"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
@@ -37,6 +38,12 @@ type Cluster struct {
 	// AgentLabel and AgentValue select the pods of that agent. Empty means
 	// k8s-app=ambit-cni-node.
 	AgentLabel, AgentValue string
+	// Waypoints are what the waypoints of Gateways are made with. Without an image none
+	// are made.
+	Waypoints gateways.Settings
+	// Discovery is where waypoints find this control plane: https://host:port. Empty:
+	// port 15012 of the Service istiod of the namespace.
+	Discovery string
 	// Lease is how long other replicas wait for a leader that says nothing. Zero
 	// means 15 s.
 	Lease time.Duration
@@ -55,11 +62,17 @@ func (c Cluster) withDefaults() (Cluster, error) {
 		}
 		c.Identity = host
 	}
+	if c.Discovery == "" {
+		c.Discovery = "https://istiod." + c.Namespace + ".svc:15012"
+	}
 	if len(c.NodeAccounts) == 0 {
 		c.NodeAccounts = []string{c.Namespace + "/ztunnel"}
 	}
 	return c, nil
 }
+
+// ParseWaypoints reads what waypoints are made with: JSON.
+func ParseWaypoints(text string) (gateways.Settings, error) { return gateways.ParseSettings(text) }
 
 // inCluster connects the parts to an API server. It starts nothing.
 func inCluster(cfg Config, w *world, deps Deps) (*surroundings, error) {
@@ -73,13 +86,17 @@ func inCluster(cfg Config, w *world, deps Deps) (*surroundings, error) {
 		return nil, err
 	}
 	source := kube.NewSource(client, cfg.Model.RootNamespace, deps.Log)
+	makes := gateways.New(gateways.Config{Settings: cluster.Waypoints, Mesh: gateways.Mesh{
+		Discovery: cluster.Discovery, ClusterID: cmp.Or(cfg.Model.ClusterID, "Kubernetes"), ClusterDomain: cmp.Or(cfg.Model.ClusterDomain, "cluster.local"),
+		TrustDomain: cfg.Model.TrustDomain, Network: cfg.Model.Network,
+	}}, gateways.Deps{Client: client, Version: source.Version, World: w, Log: deps.Log, Metrics: deps.Metrics})
 	keep := keeper.New(keeper.Config{
 		Namespace: cluster.Namespace, Identity: cluster.Identity, Lease: cluster.Lease,
 		Taint: cluster.Taint, AgentLabel: cluster.AgentLabel, AgentValue: cluster.AgentValue,
 	}, keeper.Deps{
-		Client: client, Version: source.Version, World: w, Authority: authority, Log: deps.Log, Metrics: deps.Metrics,
+		Client: client, Version: source.Version, World: w, Authority: authority, Beside: makes.Lead, Log: deps.Log, Metrics: deps.Metrics,
 	})
-	w.live, w.notice = client.PodsOn, keep.Notice
+	w.live, w.notice = client.PodsOn, append(w.notice, keep.Notice, makes.Notice)
 	promauto.With(deps.Metrics).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ambit_kube_unreadable",
 		Help: "Kinds of objects that could not be read from the API server when it was tried last.",
@@ -94,6 +111,7 @@ func inCluster(cfg Config, w *world, deps Deps) (*surroundings, error) {
 		sections: []status.Section{
 			{Name: "cluster", Fn: func() any { return source.Report() }},
 			{Name: "leader", Fn: func() any { return keep.Status() }},
+			{Name: "waypoints", Fn: func() any { return makes.Status() }},
 		},
 		parts: map[string]func(context.Context) error{"keeper": keep.Run},
 	}, nil

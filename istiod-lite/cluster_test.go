@@ -32,6 +32,13 @@ rules:
 - {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications, requestauthentications], verbs: [list, watch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries, workloadentries, virtualservices, destinationrules], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], resourceNames: [ambit-waypoint, istio-waypoint], verbs: [create, patch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status, gateways/status], verbs: [patch]}
+- {apiGroups: [apps], resources: [deployments], verbs: [get, list, watch, create, patch]}
+- {apiGroups: [""], resources: [services, serviceaccounts], verbs: [get, list, watch, create, patch]}
+- {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [get, list, watch, create, patch]}
+- {apiGroups: [autoscaling], resources: [horizontalpodautoscalers], verbs: [get, list, watch, create, patch, delete]}
+- {apiGroups: [""], resources: [configmaps], verbs: [get]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 - {apiGroups: [""], resources: [configmaps], resourceNames: [istio-ca-root-cert], verbs: [get, list, watch, create, patch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
@@ -103,7 +110,7 @@ func (x *installation) config(name string) istiodlite.Config {
 	return istiodlite.Config{
 		Cluster: &istiodlite.Cluster{
 			Kubeconfig: x.Kubeconfig(x.t, x.token), Namespace: x.namespace, Identity: name,
-			Taint: "cni.istio.io/not-ready", Lease: 2 * time.Second,
+			Taint: "cni.istio.io/not-ready", Lease: 2 * time.Second, Waypoints: waypointSettings(x.t),
 		},
 		Listen: "127.0.0.1:0", StatusAddr: "127.0.0.1:0", Version: "test", DNSNames: []string{"istiod.istio-system.svc"},
 	}

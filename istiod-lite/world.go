@@ -6,9 +6,11 @@ import (
 
 	"istio.io/api/label"
 	corev1 "k8s.io/api/core/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/ca"
 	"github.com/ambit-mesh/ambit/istiod-lite/discovery"
+	"github.com/ambit-mesh/ambit/istiod-lite/gateways"
 	"github.com/ambit-mesh/ambit/istiod-lite/keeper"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 	"github.com/ambit-mesh/ambit/istiod-lite/status"
@@ -21,7 +23,7 @@ type world struct {
 	xds    *discovery.Server
 	board  *status.Board
 	live   func(ctx context.Context, node string) ([]*corev1.Pod, error) // the pods of a node by the source itself
-	notice func([]model.Event, []model.Change)                           // nil: nobody else wants to know
+	notice []func([]model.Event, []model.Change)                         // others that want to know
 
 	known chan struct{} // closed when the first picture stands
 
@@ -33,8 +35,9 @@ type world struct {
 }
 
 var (
-	_ ca.PodsOnNode = (*world)(nil)
-	_ keeper.World  = (*world)(nil)
+	_ ca.PodsOnNode  = (*world)(nil)
+	_ keeper.World   = (*world)(nil)
+	_ gateways.World = (*world)(nil)
 )
 
 // newWorld is empty.
@@ -49,8 +52,8 @@ func (w *world) apply(events []model.Event) {
 	changes := w.model.Apply(events...)
 	w.xds.Push(changes)
 	w.board.Apply(changes)
-	if w.notice != nil {
-		w.notice(events, changes)
+	for _, notice := range w.notice {
+		notice(events, changes)
 	}
 	if !w.begun {
 		w.begun = true
@@ -73,6 +76,13 @@ func (w *world) Keys(kind model.Kind) []model.Key {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.model.Keys(kind)
+}
+
+// AttachedRoutes counts the routes of a listener of a Gateway.
+func (w *world) AttachedRoutes(key model.Key, listener gateway.Listener) int32 {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.model.AttachedRoutes(key, listener)
 }
 
 // Pod is one pod; nil when there is none.

@@ -81,8 +81,10 @@ type Deps struct {
 	Version   func(model.Kind) string // that of a kind which is served; empty: none
 	World     World
 	Authority Authority
-	Log       *zap.Logger
-	Metrics   prometheus.Registerer
+	// Beside runs while this replica leads; nil: nothing does.
+	Beside  func(ctx context.Context)
+	Log     *zap.Logger
+	Metrics prometheus.Registerer
 }
 
 // Keeper writes. Run may be called once.
@@ -169,6 +171,9 @@ func (k *Keeper) lead(ctx context.Context) {
 	k.leading.Set(1)
 	defer k.leading.Set(0)
 	parts.Go(ctx, "keeper-make-secret", k.secrets.keep)
+	if k.deps.Beside != nil {
+		parts.Go(ctx, "keeper-beside", k.deps.Beside)
+	}
 	select {
 	case <-ctx.Done():
 		return

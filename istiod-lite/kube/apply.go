@@ -40,10 +40,15 @@ func StatusOf(key model.Key, version string) (Target, bool) {
 // server-side apply of manager. Fields that manager has applied before and that
 // content does not have are removed.
 func (c *Client) Apply(ctx context.Context, manager string, t Target, content map[string]any) error {
+	return c.apply(ctx, manager, t, content, true)
+}
+
+// apply does that; force makes fields of others ours.
+func (c *Client) apply(ctx context.Context, manager string, t Target, content map[string]any, force bool) error {
 	body := map[string]any{
 		"apiVersion": metav1.GroupVersion{Group: t.Group, Version: t.Version}.String(),
 		"kind":       t.Kind,
-		"metadata":   map[string]any{"name": t.Name, "namespace": t.Namespace},
+		"metadata":   t.metadata(),
 	}
 	for key, value := range content {
 		if key == "metadata" { // labels and the like beside the name
@@ -58,14 +63,25 @@ func (c *Client) Apply(ctx context.Context, manager string, t Target, content ma
 	if err != nil {
 		return fmt.Errorf("apply %s %s/%s: %w", t.Kind, t.Namespace, t.Name, err)
 	}
-	force := true
 	req := c.typed.CoreV1().RESTClient().Patch(types.ApplyPatchType).AbsPath(t.path()...).
 		VersionedParams(&metav1.PatchOptions{FieldManager: manager, Force: &force}, metav1.ParameterCodec).
 		SetHeader("Accept", "application/json").Body(text)
-	if err := req.Do(ctx).Error(); err != nil {
+	err = req.Do(ctx).Error()
+	if err != nil && !force && isConflict(err) {
+		err = fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	if err != nil {
 		return fmt.Errorf("apply %s %s/%s: %w", t.Kind, t.Namespace, t.Name, err)
 	}
 	return nil
+}
+
+// metadata names the target.
+func (t Target) metadata() map[string]any {
+	if t.Namespace == "" {
+		return map[string]any{"name": t.Name}
+	}
+	return map[string]any{"name": t.Name, "namespace": t.Namespace}
 }
 
 // path is the URL path of the target.

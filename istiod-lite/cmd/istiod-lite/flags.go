@@ -17,10 +17,11 @@ import (
 // flags are what the command line says.
 type flags struct {
 	program.Program
-	cfg     istiodlite.Config
-	cluster istiodlite.Cluster
-	kube    bool
-	agent   string
+	cfg       istiodlite.Config
+	cluster   istiodlite.Cluster
+	kube      bool
+	agent     string
+	waypoints string
 }
 
 // newFlags says nothing yet.
@@ -34,7 +35,8 @@ With --kube it reads the API server of the cluster that it runs in (with
 --kubeconfig that of another), authenticates proxies by the tokens of their service
 accounts, keeps the root in the Secret cacerts or istio-ca-secret of its namespace,
 and writes what the mesh needs: the root in every namespace, conditions, addresses of
-ServiceEntries. Of several replicas one writes; all serve.
+ServiceEntries, and the waypoints of Gateways of the classes ambit-waypoint and
+istio-waypoint (--waypoint-settings). Of several replicas one writes; all serve.
 
 With --config-dir it reads ordinary Kubernetes manifests from a directory (Namespace,
 Node, ServiceAccount, Pod, Service, EndpointSlice, AuthorizationPolicy,
@@ -98,6 +100,8 @@ func (f *flags) command() *cobra.Command {
 	p.StringSliceVar(&f.cluster.NodeAccounts, "node-accounts", nil, "`NAMESPACE/NAME` of the service accounts whose pods ask for certificates of their node's pods (default ztunnel of the namespace)")
 	p.StringVar(&f.cluster.Taint, "taint", "cni.istio.io/not-ready", "`KEY` of the taint that is taken from nodes whose CNI agent is Ready; empty: none is")
 	p.StringVar(&f.agent, "agent-selector", "k8s-app=ambit-cni-node", "`LABEL=VALUE` of the pods of that agent")
+	p.StringVar(&f.waypoints, "waypoint-settings", "", "`JSON` that says what waypoints are made with: image, pullPolicy, replicas, maxReplicas, cpuUtilization, drainSeconds, resources and more; empty: no waypoints are made")
+	p.StringVar(&f.cluster.Discovery, "discovery", "", "`URL` at which waypoints find this control plane (default https://istiod.NAMESPACE.svc:15012)")
 	p.StringVar(&f.cfg.Listen, "listen", ":15012", "`ADDRESS` for proxies: delta xDS and certificates, over TLS")
 	p.StringVar(&f.cfg.StatusAddr, "status-addr", "", "`ADDRESS` for people: /healthz, /readyz, /metrics, and /status for callers on loopback; not authenticated (default 127.0.0.1:15014, with --kube :15014)")
 	p.StringArrayVar(&f.cfg.DNSNames, "dns-name", nil, "`NAME` or IP address of the serving certificate; may be given several times (default istiod.<root-namespace>.svc; localhost is always in it)")
@@ -129,6 +133,13 @@ func (f *flags) complete() error {
 	var ok bool
 	if f.cluster.AgentLabel, f.cluster.AgentValue, ok = strings.Cut(f.agent, "="); !ok {
 		return fmt.Errorf("--agent-selector: %q is not LABEL=VALUE", f.agent)
+	}
+	if f.waypoints != "" {
+		settings, err := istiodlite.ParseWaypoints(f.waypoints)
+		if err != nil {
+			return fmt.Errorf("--waypoint-settings: %w", err)
+		}
+		f.cluster.Waypoints = settings
 	}
 	f.cfg.Cluster = &f.cluster
 	return nil

@@ -136,6 +136,8 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 			w.upstreams.Retire()
 		}
 	})
+	// Half of the time: an answer to what comes last may take the other.
+	w.farewell.Patience = w.cfg.Drain / 2
 	w.server = hbone.NewServer(hbone.ServerConfig{
 		TLS: w.tls, Authenticate: authenticate, Handle: w.handle, DrainTimeout: w.cfg.Drain, Budget: budget,
 	}, trace)

@@ -273,8 +273,30 @@ func TestStop(t *testing.T) {
 		w.background("request", func(ctx context.Context) { answers <- get(ctx, hc, "GET", "/wait") })
 		<-begun
 	}
+	// A client of HTTP/1.1 keeps a connection, and does not know when it sends.
+	kept, err := c.open(t.Context(), fmt.Sprintf("%s:80", s.vip))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	in := bufio.NewReader(kept)
+	ask := func() (*http.Response, error) {
+		io.WriteString(kept, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n")
+		resp, err := http.ReadResponse(in, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return resp, err
+	}
+	if _, err := ask(); err != nil {
+		t.Fatal(err)
+	}
 	w.stop()
 	w.eventually("it says that it is not ready", func() bool { return !w.w.Ready() })
+	if resp, err := ask(); err != nil || resp.StatusCode != 200 || !resp.Close {
+		t.Errorf("a request on a connection that was kept: %+v, %v; want an answer, and that it was the last", resp, err)
+	}
 	close(release)
 	for range 2 {
 		if a := <-answers; a.err != nil || a.body != "done" {

@@ -1,10 +1,19 @@
 package entry
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Farewell ends connections politely, all at once: each finishes what is under
 // way. Its zero value is ready.
 type Farewell struct {
+	// Patience is how long a connection of HTTP/1.1 that waits for a request may still
+	// bring one: its client may be sending it in this moment, and HTTP/1.1 has no
+	// other way to say "no more" than the answer to a request. Zero: such connections
+	// end at once. It is set before the first connection is served.
+	Patience time.Duration
+
 	mu   sync.Mutex
 	said bool
 	ends map[*func()]struct{}

@@ -64,26 +64,39 @@ func serveHTTP1(ctx context.Context, c Raw, r *http1.Reader, h Handlers) {
 	}
 }
 
-// sayGoodbye ends a connection that waits for a request; one that is busy ends
-// after its answer.
+// sayGoodbye ends a connection that waits for a request, unless one comes soon; one
+// that is busy ends after its answer.
 func (x *one) sayGoodbye() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.over = true
 	if x.waiting {
-		x.c.SetReadDeadline(time.Unix(1, 0))
+		x.lastChanceLocked()
 	}
+}
+
+// lastChanceLocked lets one more request come, for a while. The caller holds x.mu.
+func (x *one) lastChanceLocked() {
+	end := time.Unix(1, 0)
+	if x.bye.Patience > 0 {
+		end = time.Now().Add(x.bye.Patience)
+	}
+	x.c.SetReadDeadline(end)
 }
 
 // wait notes whether the connection waits. ok is false when it need not.
 func (x *one) wait(waiting bool) (ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !waiting && x.over {
+	switch {
+	case !x.over:
+	case waiting:
+		x.lastChanceLocked()
+	default:
 		x.c.SetReadDeadline(time.Time{}) // the request came first
 	}
 	x.waiting = waiting
-	return !x.over
+	return !waiting || !x.over || x.bye.Patience > 0
 }
 
 // refuse answers a request that is no good.

@@ -229,6 +229,7 @@ kind: ClusterRole
 metadata: {name: %[1]s}
 rules:
 - {apiGroups: [""], resources: [pods, namespaces, services], verbs: [list, watch]}
+- {apiGroups: [""], resources: [configmaps], resourceNames: [istio], verbs: [list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [list, watch]}
 ---

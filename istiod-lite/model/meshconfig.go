@@ -122,6 +122,7 @@ func provider(p *mesh.MeshConfig_ExtensionProvider) *waypointapi.Provider {
 		out.Body, status = bodyInCheck(h.GetIncludeRequestBodyInCheck()), h.GetStatusOnError()
 		include := h.GetIncludeRequestHeadersInCheck()
 		if len(include) == 0 {
+			//lint:ignore SA1019 its older name, which users still write
 			include = h.GetIncludeHeadersInCheck()
 		}
 		out.Http = &waypointapi.HttpCheck{

@@ -136,7 +136,8 @@ func changes(options []*corev3.HeaderValueOption) ([]Change, error) {
 			return nil, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		switch {
-		case o.GetAppend().GetValue(): // what most providers set
+		//lint:ignore SA1019 what most providers set
+		case o.GetAppend().GetValue():
 			c.How = Append
 		case o.GetAppendAction() == corev3.HeaderValueOption_ADD_IF_ABSENT:
 			c.How = SetIfAbsent

@@ -182,7 +182,7 @@ func TestFetch(t *testing.T) {
 		mux.HandleFunc(path, func(rw http.ResponseWriter, r *http.Request) { rw.Write([]byte(body)) })
 	}
 	to := func(path string, target func() string) {
-		mux.HandleFunc(path, func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, target(), 302) })
+		mux.HandleFunc(path, func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, target(), http.StatusFound) })
 	}
 	text("/keys", set)
 	text("/html", "<html>")

@@ -1,0 +1,176 @@
+package cases
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/lab/labapp"
+)
+
+// waypointCases are about waypoints that the control plane makes.
+func waypointCases() []Case {
+	return []Case{
+		{Name: "waypoint", About: "a Gateway becomes a waypoint, which decides about requests; around it nobody gets in", Run: waypointServes},
+	}
+}
+
+// gatewayManifest asks for a waypoint. Its instances are as many as the annotations
+// say, so that a case decides and no autoscaler.
+const gatewayManifest = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+  annotations: {ambit.dev/waypoint-replicas: "%[1]d", ambit.dev/waypoint-max-replicas: "%[1]d"}
+spec:
+  gatewayClassName: ambit-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+`
+
+// bind is the label that asks for a waypoint.
+const bind = "istio.io/use-waypoint"
+
+// throughWaypoint puts a client and two servers into the mesh, with a waypoint of so
+// many instances before the server.
+func (e *Env) throughWaypoint(ctx context.Context, instances int) (Pod, error) {
+	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
+		return Pod{}, err
+	}
+	client, err := e.pair(ctx, 2, "")
+	if err != nil {
+		return Pod{}, err
+	}
+	if err := e.instances(ctx, instances); err != nil {
+		return Pod{}, err
+	}
+	if _, err := e.Kubectl(ctx, "", "label", "service", "server", bind+"=waypoint"); err != nil {
+		return Pod{}, err
+	}
+	return client, e.bound(ctx, "True")
+}
+
+// instances makes the waypoint, or changes how many instances it has, and waits until
+// they are Ready and no others are left.
+func (e *Env) instances(ctx context.Context, n int) error {
+	if err := e.Apply(ctx, fmt.Sprintf(gatewayManifest, n)); err != nil {
+		return err
+	}
+	return e.instancesReady(ctx, n)
+}
+
+// instancesReady waits until the waypoint has exactly so many pods, all Ready.
+func (e *Env) instancesReady(ctx context.Context, n int) error {
+	err := e.Until(ctx, readyWithin, fmt.Sprintf("%d instances of the waypoint", n), func(ctx context.Context) (bool, error) {
+		d, err := e.Kube.AppsV1().Deployments(e.Namespace).Get(ctx, "waypoint", metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		pods, err := e.Kube.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "gateway.networking.k8s.io/gateway-name=waypoint"})
+		if err != nil {
+			return false, err
+		}
+		s := d.Status
+		if s.ObservedGeneration != d.Generation || int(s.AvailableReplicas) != n || int(s.UpdatedReplicas) != n || len(pods.Items) != n {
+			return false, fmt.Errorf("%d available, %d of the newest version, %d pods", s.AvailableReplicas, s.UpdatedReplicas, len(pods.Items))
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.Until(ctx, readyWithin, "a Gateway that is Programmed", func(ctx context.Context) (bool, error) {
+		said, err := e.Kubectl(ctx, "", "get", "gateway", "waypoint", "-o", `jsonpath={.status.conditions[?(@.type=="Programmed")].status}`)
+		return said == "True", err
+	})
+}
+
+// bound waits until the server's Service says of its waypoint what it should.
+func (e *Env) bound(ctx context.Context, want string) error {
+	return e.Until(ctx, 20*time.Second, "istio.io/WaypointBound="+want, func(ctx context.Context) (bool, error) {
+		said, err := e.Kubectl(ctx, "", "get", "service", "server", "-o", `jsonpath={.status.conditions[?(@.type=="istio.io/WaypointBound")].status}`)
+		return said == want, err
+	})
+}
+
+// seenFrom waits until the server sees an instance of the waypoint as its client.
+func (e *Env) seenFrom(ctx context.Context, client Pod) error {
+	return e.Until(ctx, 20*time.Second, "requests that come by the waypoint", func(ctx context.Context) (bool, error) {
+		hello, err := client.Hello(ctx, "server:80")
+		if err != nil {
+			return false, err
+		}
+		pods, err := e.selected(ctx, e.Namespace, "gateway.networking.k8s.io/gateway-name=waypoint")
+		if err != nil {
+			return false, err
+		}
+		for _, p := range pods {
+			if strings.HasPrefix(hello.Remote, p.IP.String()+":") {
+				return true, nil
+			}
+		}
+		return false, fmt.Errorf("the server sees %s", hello.Remote)
+	})
+}
+
+// byHeader lets requests in that carry a header.
+const byHeader = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: with-a-pass}
+spec:
+  targetRefs: [{group: "", kind: Service, name: server}]
+  rules: [{when: [{key: "request.headers[x-pass]", values: ["yes"]}]}]
+`
+
+func waypointServes(ctx context.Context, e *Env) (string, error) {
+	outside, err := e.Extra(ctx, "out", nil)
+	if err != nil {
+		return "", err
+	}
+	client, err := e.throughWaypoint(ctx, 2)
+	if err != nil {
+		return "", err
+	}
+	if err := e.Deploy(ctx, App{Name: "stranger", Namespace: outside, Replicas: 2}); err != nil {
+		return "", err
+	}
+	if err := e.seenFrom(ctx, client); err != nil {
+		return "", err
+	}
+	if err := e.Apply(ctx, byHeader); err != nil {
+		return "", err
+	}
+	ask := func(ctx context.Context, header string) (map[int]int, error) {
+		r, err := client.Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: "server:80", Header: header, Count: settled, Statuses: true})
+		return r.Statuses, err
+	}
+	err = e.Until(ctx, 20*time.Second, "403 for requests without the header, and 200 with it", func(ctx context.Context) (bool, error) {
+		without, err := ask(ctx, "")
+		if err != nil {
+			return false, err
+		}
+		with, err := ask(ctx, "X-Pass: yes")
+		return err == nil && without[403] == settled && len(with) == 0, err
+	})
+	if err != nil {
+		return "", err
+	}
+	// Around the waypoint: from the mesh by the pods' addresses, and without the mesh.
+	servers, err := e.Pods(ctx, "server")
+	if err != nil {
+		return "", err
+	}
+	for _, s := range servers {
+		if err := client.Refused(ctx, s.At(labapp.HTTPPort)); err != nil {
+			return "", err
+		}
+	}
+	if err := e.refusedByAll(ctx, outside, "stranger", "server"); err != nil {
+		return "", err
+	}
+	return "two instances; a rule of a header allowed and refused; the pods' addresses refused to the mesh, and plaintext to strangers on every node", nil
+}

@@ -15,6 +15,8 @@ import (
 func waypointCases() []Case {
 	return []Case{
 		{Name: "waypoint", About: "a Gateway becomes a waypoint, which decides about requests; around it nobody gets in", Run: waypointServes},
+		{Name: "waypoint-missing", About: "what is bound to a waypoint that is not there is refused, and the caller's log says why", Run: waypointMissing},
+		{Name: "waypoint-rollout", About: "a waypoint is rolled out and scaled down under load, and no request fails", Run: waypointRollout},
 	}
 }
 
@@ -173,4 +175,109 @@ func waypointServes(ctx context.Context, e *Env) (string, error) {
 		return "", err
 	}
 	return "two instances; a rule of a header allowed and refused; the pods' addresses refused to the mesh, and plaintext to strangers on every node", nil
+}
+
+func waypointMissing(ctx context.Context, e *Env) (string, error) {
+	client, err := e.throughWaypoint(ctx, 1)
+	if err != nil {
+		return "", err
+	}
+	if err := e.seenFrom(ctx, client); err != nil {
+		return "", err
+	}
+	if _, err := e.Kubectl(ctx, "", "delete", "gateway", "waypoint"); err != nil {
+		return "", err
+	}
+	err = e.Until(ctx, 30*time.Second, "the end of what the Gateway consisted of", func(ctx context.Context) (bool, error) {
+		left, err := e.Kubectl(ctx, "", "get", "deployments,services,serviceaccounts,hpa,pdb,pods", "-l", "gateway.networking.k8s.io/gateway-name=waypoint", "-o", "name")
+		return strings.TrimSpace(left) == "", err
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := e.bound(ctx, "False"); err != nil {
+		return "", err
+	}
+	for range settled {
+		if err := client.Refused(ctx, "server:80"); err != nil {
+			return "", err
+		}
+	}
+	log, err := e.proxyLog(ctx, client.Node)
+	if err != nil {
+		return "", err
+	}
+	if want := "unknown waypoint: waypoint " + e.Namespace + "/waypoint."; !strings.Contains(log, want) {
+		return "", fmt.Errorf("the log of the proxy on %s does not say %q", client.Node, want)
+	}
+	if err := e.instances(ctx, 1); err != nil {
+		return "", err
+	}
+	if err := e.Reachable(ctx, client, "server:80"); err != nil {
+		return "", err
+	}
+	return "with the Gateway went what it consisted of; the service was refused, the log named the waypoint, and it served again with the Gateway", nil
+}
+
+// proxyLog is what the proxy of a node has said lately.
+func (e *Env) proxyLog(ctx context.Context, node string) (string, error) {
+	pods, err := e.Kube.CoreV1().Pods(System).List(ctx, metav1.ListOptions{LabelSelector: "app=ztunnel", FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return "", err
+	}
+	if len(pods.Items) == 0 {
+		return "", fmt.Errorf("no ztunnel on %s", node)
+	}
+	return e.Kubectl(ctx, "", "--namespace", System, "logs", "--since=2m", pods.Items[0].Name)
+}
+
+func waypointRollout(ctx context.Context, e *Env) (string, error) {
+	client, err := e.throughWaypoint(ctx, 3)
+	if err != nil {
+		return "", err
+	}
+	if err := e.seenFrom(ctx, client); err != nil {
+		return "", err
+	}
+	load, err := e.Load(ctx, client, "server:80")
+	if err != nil {
+		return "", err
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"rollout", func() error {
+			// Another setting of the waypoint is another version of its pods.
+			if _, err := e.Kubectl(ctx, "", "annotate", "--overwrite", "gateway", "waypoint", "ambit.dev/waypoint-drain=20s"); err != nil {
+				return err
+			}
+			err := e.Until(ctx, 20*time.Second, "a new version of the waypoint", func(ctx context.Context) (bool, error) {
+				args, err := e.Kubectl(ctx, "", "get", "deployment", "waypoint", "-o", "jsonpath={.spec.template.spec.containers[0].args}")
+				return strings.Contains(args, "--drain=20s"), err
+			})
+			if err != nil {
+				return err
+			}
+			return e.instancesReady(ctx, 3)
+		}},
+		{"scale-down", func() error {
+			if _, err := e.Kubectl(ctx, "", "annotate", "--overwrite", "gateway", "waypoint", "ambit.dev/waypoint-replicas=1", "ambit.dev/waypoint-max-replicas=1"); err != nil {
+				return err
+			}
+			return e.instancesReady(ctx, 1)
+		}},
+	} {
+		if err := step.do(); err != nil {
+			return "", fmt.Errorf("%s: %w", step.what, err)
+		}
+		if err := load.Flowing(ctx, rate); err != nil {
+			return "", fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	now, err := load.Clean()
+	if err != nil {
+		return "", err
+	}
+	return "three instances replaced, then one left: " + summary(now), nil
 }

@@ -61,7 +61,7 @@ func buildPlugins(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	const reference = "github.com/containernetworking/plugins/plugins/"
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/",
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", dir+"/", // as make build does: compiled once
 		"github.com/ambit-mesh/ambit/cni/cmd/ambit-cni", reference+"main/bridge", reference+"ipam/host-local")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

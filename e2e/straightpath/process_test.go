@@ -26,8 +26,10 @@ const capabilities = "-all,+sys_admin,+net_admin"
 func ztunnelBinary(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ztunnel")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/ambit-mesh/ambit/ztunnel/cmd/ztunnel").CombinedOutput()
-	if err != nil {
+	// With the flags of make build: what it has compiled is used again.
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-o", path, "github.com/ambit-mesh/ambit/ztunnel/cmd/ztunnel")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build ztunnel: %v\n%s", err, out)
 	}
 	return path

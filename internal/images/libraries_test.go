@@ -48,7 +48,7 @@ func TestLibraries(t *testing.T) {
 // A static program needs nothing, and what is no program is an error.
 func TestLibrariesOfOthers(t *testing.T) {
 	static := filepath.Join(t.TempDir(), "static")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", static, "../../cni/cmd/ambit-cni")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", static, "../../cni/cmd/ambit-cni")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

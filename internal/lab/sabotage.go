@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/netns"
 )
 
 // sabotageTable holds the rules that a lab puts in from outside to break
@@ -51,15 +53,14 @@ func (p *Pod) Masquerade(src netip.Addr) error {
 }
 
 // Uncapture lets what the pod sends to dst leave without redirection, as if its
-// rules had been taken away.
+// rules had been taken away: it carries the mark of the proxy's own packets, which
+// neither the redirection nor the guards behind it touch.
 func (p *Pod) Uncapture(dst netip.Addr) error {
-	// A connection that an earlier nat chain has accepted with a mapping of its
-	// own is not redirected by a later one: map it to where it goes anyway.
-	return p.addSabotage(nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest-10), []expr.Any{
+	return p.addSabotage(nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: dst.AsSlice()},
-		&expr.Immediate{Register: 1, Data: dst.AsSlice()},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(netns.Mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
 	})
 }
 

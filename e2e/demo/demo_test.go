@@ -80,7 +80,9 @@ func ambit(t *testing.T, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "ambit"), append(args, "--name", labName)...)
-	cmd.Env = append(os.Environ(), "GORACE=log_path="+raceLog)
+	// The plugins are called several times per pod: without the race detector's second
+	// of waiting at each end.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0 log_path="+raceLog)
 	return cmd
 }
 

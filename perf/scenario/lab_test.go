@@ -45,6 +45,9 @@ func TestOnALab(t *testing.T) {
 		t.Fatal(err)
 	}
 	binDir := mustBuild(t)
+	// The plugins are called several times per pod: without the race detector's second
+	// of waiting at each end.
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	t.Run("all cases", func(t *testing.T) { allCases(t, self, binDir) })
 	t.Run("pods that join", func(t *testing.T) { podsThatJoin(t, self, binDir) })
 }

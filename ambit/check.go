@@ -23,7 +23,8 @@ func newCheck() *cobra.Command {
 installation: versions of Kubernetes and kernels, other meshes that own the nodes or
 namespaces, and NetworkPolicies that will keep pods of the mesh apart. After it also:
 parts that do not run, agents that take no pods in, pods that should be in the mesh and
-are not, policies that do not hold as written, certificates that end within 60 days.
+are not, policies that do not hold as written, waypoints that are asked for and missing
+or not Programmed, certificates that end within 60 days.
 
 NetworkPolicies are simulated on the pods that run: one that lets two pods talk today,
 and would not on port 15008 where pods of the mesh are reached, is named with the

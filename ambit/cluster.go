@@ -26,10 +26,15 @@ type clusterFlags struct {
 
 // add declares the flags at cmd.
 func (f *clusterFlags) add(cmd *cobra.Command) {
+	f.addCluster(cmd)
+	cmd.Flags().StringVar(&f.namespace, "namespace", defaultNamespace, "`NAMESPACE` of the installation")
+}
+
+// addCluster declares those at cmd that say nothing of an installation.
+func (f *clusterFlags) addCluster(cmd *cobra.Command) {
 	p := cmd.Flags()
 	p.StringVar(&f.kube.Kubeconfig, "kubeconfig", "", "`FILE` that says which cluster (default $KUBECONFIG, then ~/.kube/config)")
 	p.StringVar(&f.kube.Context, "context", "", "`NAME` of the context in that file")
-	p.StringVar(&f.namespace, "namespace", defaultNamespace, "`NAMESPACE` of the installation")
 	p.BoolVar(&f.json, "json", false, "write JSON to the standard output, and progress to the standard error")
 }
 

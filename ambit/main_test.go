@@ -51,6 +51,14 @@ func TestCommandLine(t *testing.T) {
 		{"pods without a lab", []string{"pods", "--name", "cmdtest"}, "", "ambit demo --keep"},
 		{"why without a lab", []string{"why", "a/b", "c/d", "--name", "cmdtest"}, "", "ambit demo --keep"},
 		{"why of one pod", []string{"why", "a/b"}, "", "accepts 2 arg(s)"},
+		{"a waypoint for nothing that there is", []string{"waypoint", "apply", "--for", "pods"}, "", "want one of service, workload, all, none"},
+		{"a waypoint for none, and bound", []string{"waypoint", "apply", "--for", "none", "--enroll-namespace"}, "", "would be refused"},
+		{"a waypoint as JSON of kubectl", []string{"waypoint", "apply", "-o", "json"}, "", "want yaml"},
+		{"a waypoint as YAML", []string{"waypoint", "apply", "-n", "shop", "-o", "yaml", "--enroll-namespace"}, "istio.io/use-waypoint: waypoint\n  name: shop", ""},
+		{"a namespace that is bound, and not said", []string{"waypoint", "apply", "-o", "yaml", "--enroll-namespace"}, "", "say which"},
+		{"delete of no waypoint", []string{"waypoint", "delete"}, "", "or --all"},
+		{"delete of all and one", []string{"waypoint", "delete", "wp", "--all"}, "", "or --all"},
+		{"shells complete what waypoints serve", []string{"__complete", "waypoint", "apply", "--for", ""}, "workload\n", ""},
 		{"shells complete the faults", []string{"__complete", "demo", "--break", ""}, "fin-lost\ta filter rule", ""},
 	}
 	for _, tt := range tests {

@@ -34,6 +34,6 @@ This command shows the mesh on one machine and asks a mesh what happened.`,
 	root.SetHelpCommandGroupID(groupSelf)
 	root.SetCompletionCommandGroupID(groupSelf)
 	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp(), newPerf(), newPerfLoad(), newLab())
-	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newNamespace(), newCA(), newBugReport())
+	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newNamespace(), newWaypoint(), newCA(), newBugReport())
 	return root
 }

@@ -19,7 +19,9 @@ func newUninstall() *cobra.Command {
 the proxies still serve them; then the rest, and what the running parts made. Only what
 is of ambit is removed. Namespaces keep their labels.
 
-It refuses while namespaces or pods want to be in the mesh, and names them.
+It refuses while namespaces or pods want to be in the mesh, or waypoints stand, and
+names them. With --release-pods waypoints stay as they are, Gateway and instances, and
+their GatewayClass with them; nobody serves them any more (ambit waypoint delete).
 
 Exit codes: 0 removed; 1 something is in the way; 2 wrong usage, or the cluster cannot
 be reached; 130 interrupted.`,
@@ -38,7 +40,7 @@ be reached; 130 interrupted.`,
 	f.cluster.add(cmd)
 	p := cmd.Flags()
 	p.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait, `TIME`")
-	p.BoolVar(&r.ReleasePods, "release-pods", false, "although namespaces or pods want to be in the mesh: what they send is not encrypted any more")
+	p.BoolVar(&r.ReleasePods, "release-pods", false, "although namespaces or pods want to be in the mesh, or waypoints stand: what they send is not encrypted any more, and no policy for HTTP holds")
 	p.BoolVar(&r.Force, "force", false, "although an agent did not release its pods, as when its node is down")
 	p.BoolVar(&r.KeepCA, "keep-ca", false, "leave the key of the root certificate, so that a new installation has the same root")
 	p.BoolVar(&r.Definitions, "crds", false, "remove the definitions of kinds that install made, as far as nothing is of their kind")

@@ -20,9 +20,11 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/install"
+	"github.com/ambit-mesh/ambit/ambit/internal/waypoints"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -96,6 +98,21 @@ func policy(t *testing.T, namespace, name, spec string) networkingv1.NetworkPoli
 	return p
 }
 
+// boundService asks for the waypoint wp.
+func boundService(name string) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"istio.io/use-waypoint": "wp"}},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+}
+
+// waypoint is the Gateway of wp, with what its status says of Programmed.
+func waypoint(reason string, status metav1.ConditionStatus, message string) *gateway.Gateway {
+	g := waypoints.Wanted{Namespace: "shop", Name: "wp", For: "service", Class: waypoints.Classes()[0]}.Gateway()
+	g.Status.Conditions = []metav1.Condition{{Type: "Accepted", Status: metav1.ConditionTrue}, {Type: "Programmed", Status: status, Reason: reason, Message: message}}
+	return g
+}
+
 // daemonSet is one whose pods have a label.
 func daemonSet(namespace, name, key, value string) appsv1.DaemonSet {
 	d := appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
@@ -164,6 +181,23 @@ func TestFindings(t *testing.T) {
 		{"a policy that is enforced in part", func(w *World) {
 			w.MeshPolicies = append(w.MeshPolicies, meshPolicy("ZtunnelAccepted", "True", "UnsupportedValue", "a rule is left out"))
 		}, Warning, false, "authorizationpolicy shop/p", "a rule is left out"},
+		{"a waypoint that is missing", func(w *World) {
+			w.Waypoints = waypoints.Of(boundService("web"), boundService("db"))
+		}, Error, false, "waypoint shop/wp", "service shop/db, service shop/web"},
+		{"what to do about it", func(w *World) {
+			w.Waypoints = waypoints.Of(boundService("web"))
+		}, Error, false, "waypoint shop/wp", "ambit waypoint apply wp --namespace shop --wait"},
+		{"a waypoint that is not Programmed", func(w *World) {
+			w.Waypoints = waypoints.Of(waypoint("Pending", metav1.ConditionFalse, "no instance"))
+		}, Warning, false, "waypoint shop/wp", "Programmed is False (Pending): no instance"},
+		{"a waypoint that is not Programmed, and bound", func(w *World) {
+			w.Waypoints = waypoints.Of(waypoint("Pending", metav1.ConditionFalse, "no instance"), boundService("web"))
+		}, Error, false, "waypoint shop/wp", "service shop/web"},
+		{"a service that its waypoint does not serve", func(w *World) {
+			g := waypoint("Programmed", metav1.ConditionTrue, "")
+			g.Labels = map[string]string{"istio.io/waypoint-for": "workload"}
+			w.Waypoints = waypoints.Of(g, boundService("web"))
+		}, Error, false, "service shop/web", "does not serve services"},
 		{"a root that ends soon", func(w *World) { w.Root = rootPEM(t, now.Add(59*24*time.Hour)) }, Warning, false, "root certificate CN=root", "ambit ca rotate"},
 		{"a root that has ended", func(w *World) { w.Root = rootPEM(t, now.Add(-time.Hour)) }, Error, false, "root certificate CN=root", "has ended"},
 		{"an issuer that ends soon", func(w *World) { w.Istiods[0].CA.NotAfter = now.Add(24 * time.Hour) }, Warning, false, "certificate that signs", "1 days"},
@@ -220,7 +254,7 @@ ERROR  node n1       its agent takes no pods in: one
 INFO   installation  it is v1, and this command is v2
                      do: ambit upgrade
 
-Kubernetes v1.29.0, ambit v1: 11 checks, 2 errors, 0 warnings, 1 remarks
+Kubernetes v1.29.0, ambit v1: 12 checks, 2 errors, 0 warnings, 1 remarks
 `
 	if out.String() != want {
 		t.Errorf("report:\n%s\nwant:\n%s", out.String(), want)

@@ -61,6 +61,7 @@ func checks() []check {
 		{"enrolment", enrolment},
 		{"network-policies", networkPolicies},
 		{"policies", policies},
+		{"waypoints", waypointsReady},
 		{"ca", authority},
 		{"versions", versions},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/ambit/internal/install"
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
+	"github.com/ambit-mesh/ambit/ambit/internal/waypoints"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
@@ -35,6 +37,7 @@ type World struct {
 	Deployments  []appsv1.Deployment
 	NetPolicies  []networkingv1.NetworkPolicy
 	MeshPolicies []unstructured.Unstructured // of the kinds whose status istiod-lite writes
+	Waypoints    *waypoints.State            // nil: they could not be read
 	Root         string                      // PEM of the root certificates that the mesh trusts
 	Agents       []Agent                     // one per agent pod
 	Istiods      []Istiod                    // one per istiod-lite pod
@@ -99,6 +102,7 @@ func Gather(ctx context.Context, client *kube.Client, namespace, version string)
 		return nil, err
 	}
 	w.readMeshPolicies(ctx, client)
+	w.readWaypoints(ctx, client)
 	if w.Inventory == nil {
 		return w, nil
 	}
@@ -191,6 +195,18 @@ func (w *World) readMeshPolicies(ctx context.Context, client *kube.Client) {
 		default:
 			w.MeshPolicies = append(w.MeshPolicies, list.Items...)
 		}
+	}
+}
+
+// readWaypoints reads what is asked of waypoints, and what became of it.
+func (w *World) readWaypoints(ctx context.Context, client *kube.Client) {
+	pods := make([]*corev1.Pod, len(w.Pods))
+	for i := range w.Pods {
+		pods[i] = &w.Pods[i]
+	}
+	var err error
+	if w.Waypoints, err = waypoints.ReadWith(ctx, client, slices.Collect(maps.Values(w.Namespaces)), pods); err != nil {
+		w.Problems = append(w.Problems, fmt.Sprintf("waypoints were not checked: %v", err))
 	}
 }
 

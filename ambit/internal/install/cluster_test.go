@@ -102,9 +102,38 @@ func TestLife(t *testing.T) {
 	if err := i.Remove(ctx, Removal{}); !errors.As(err, &inMesh) || !slices.Contains(inMesh.Namespaces, "member") {
 		t.Fatalf("removed although a namespace is in the mesh: %v", err)
 	}
+	// A waypoint stands: it is named; gone on with, it stays, and its class with it.
+	server.Kubectl(t, "", "wait", "--for=condition=Established", "crd/gateways.gateway.networking.k8s.io", "crd/gatewayclasses.gateway.networking.k8s.io")
+	server.Apply(t, `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ambit-waypoint, labels: {app.kubernetes.io/part-of: ambit, app.kubernetes.io/managed-by: istiod-lite}}
+spec: {controllerName: ambit.dev/waypoint-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: istio-waypoint, labels: {app.kubernetes.io/part-of: ambit, app.kubernetes.io/managed-by: istiod-lite}}
+spec: {controllerName: ambit.dev/waypoint-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {namespace: member, name: wp}
+spec: {gatewayClassName: ambit-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+`)
+	if err := i.Remove(ctx, Removal{}); err == nil || !strings.Contains(err.Error(), "waypoint member/wp: ambit waypoint delete --namespace member wp") {
+		t.Fatalf("removed although a waypoint stands: %v", err)
+	}
 	server.Apply(t, "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {namespace: member, name: strict}\nspec: {mtls: {mode: STRICT}}")
 	if err := i.Remove(ctx, Removal{ReleasePods: true, Definitions: true}); err != nil {
 		t.Fatal(err)
+	}
+	for name, stays := range map[string]bool{"ambit-waypoint": true, "istio-waypoint": false} {
+		if got := i.exists(t, "gateway.networking.k8s.io/v1", "GatewayClass", "", name); got != stays {
+			t.Errorf("GatewayClass %s is there: %v, want %v", name, got, stays)
+		}
+	}
+	if !i.exists(t, "gateway.networking.k8s.io/v1", "Gateway", "member", "wp") {
+		t.Error("the Gateway of a waypoint is gone, and nobody said so")
 	}
 	for _, r := range inv.Objects {
 		if i.exists(t, r.APIVersion, r.Kind, r.Namespace, r.Name) {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
+	"github.com/ambit-mesh/ambit/ambit/internal/waypoints"
 )
 
 // Labels and annotations by which pods are in the mesh. Source: the ambient
@@ -28,14 +29,15 @@ const agentName = "ambit-cni"
 
 // Removal says how an installation is taken away.
 type Removal struct {
-	ReleasePods bool // although namespaces want to be in the mesh
+	ReleasePods bool // although namespaces want to be in the mesh, or waypoints stand
 	Force       bool // although an agent did not release its pods
 	KeepCA      bool // leave the key of the root, so that a new installation has the same
 	Definitions bool // the definitions too, when nothing uses them
 }
 
-// InMeshError means that namespaces or pods still want to be in the mesh.
-type InMeshError struct{ Namespaces, Pods []string }
+// InMeshError means that namespaces or pods still want to be in the mesh, or that
+// waypoints stand.
+type InMeshError struct{ Namespaces, Pods, Waypoints []string }
 
 func (e *InMeshError) Error() string {
 	var lines []string
@@ -44,6 +46,10 @@ func (e *InMeshError) Error() string {
 	}
 	for _, pod := range e.Pods {
 		lines = append(lines, "  pod "+pod+": its own label "+ModeLabel)
+	}
+	for _, waypoint := range e.Waypoints {
+		namespace, name, _ := strings.Cut(waypoint, "/")
+		lines = append(lines, fmt.Sprintf("  waypoint %s: ambit waypoint delete --namespace %s %s (it says what is bound to it)", waypoint, namespace, name))
 	}
 	return "still in the mesh:\n" + strings.Join(lines, "\n") +
 		"\ntake them out, or say --release-pods: their pods keep running, and what they send is not encrypted any more"
@@ -75,6 +81,10 @@ func (i *Installer) Remove(ctx context.Context, r Removal) error {
 	}
 	i.Say("%d objects removed", len(inv.Objects))
 	if err := i.removeMade(ctx, r.KeepCA); err != nil {
+		return err
+	}
+	// After the control plane and its rights: it would make them again.
+	if err := waypoints.DeleteClasses(ctx, i.Client, i.Say); err != nil {
 		return err
 	}
 	if r.Definitions {
@@ -116,7 +126,14 @@ func (i *Installer) checkOptedIn(ctx context.Context) error {
 	for _, pod := range pods.Items {
 		e.Pods = append(e.Pods, pod.Namespace+"/"+pod.Name)
 	}
-	if len(e.Namespaces)+len(e.Pods) == 0 {
+	standing, err := waypoints.Names(ctx, i.Client, "")
+	if err != nil {
+		return err
+	}
+	for _, w := range standing {
+		e.Waypoints = append(e.Waypoints, w.String())
+	}
+	if len(e.Namespaces)+len(e.Pods)+len(e.Waypoints) == 0 {
 		return nil
 	}
 	return e

@@ -92,6 +92,16 @@ func (i *Installer) Wait(ctx context.Context, parts []Part) error {
 	}
 }
 
+// Why says in words what is in the way of parts that do not run; empty when nothing
+// is, or it cannot be found out.
+func (i *Installer) Why(ctx context.Context, parts []Part) string {
+	open, err := i.open(ctx, parts)
+	if err != nil {
+		return ""
+	}
+	return strings.Join(i.why(ctx, open), "\n")
+}
+
 // describe says what is waited for.
 func describe(open []Rollout, err error) string {
 	if err != nil {

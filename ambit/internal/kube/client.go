@@ -42,8 +42,13 @@ type Client struct {
 	REST    *rest.Config
 	Kube    kubernetes.Interface
 	Dynamic dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
-	pods    *rest.RESTClient // what port forwarding goes through
+
+	// Namespace is the one that the kubeconfig's context names, else default. Empty
+	// for a client that was made of no kubeconfig.
+	Namespace string
+
+	mapper *restmapper.DeferredDiscoveryRESTMapper
+	pods   *rest.RESTClient // what port forwarding goes through
 }
 
 // ErrNoCluster means that nothing says which cluster.
@@ -64,7 +69,14 @@ func Connect(cfg Config) (*Client, error) {
 	config.QPS, config.Burst, config.Timeout = requestsPerSecond, requestsAtOnce, requestTimeout
 	config.UserAgent = "ambit"
 	config.WarningHandlerWithContext = rest.NoWarnings{}
-	return New(config)
+	client, err := New(config)
+	if err != nil {
+		return nil, err
+	}
+	if client.Namespace, _, err = loader.Namespace(); err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	return client, nil
 }
 
 // New makes a client of config.

@@ -22,6 +22,7 @@ import (
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
 	"github.com/ambit-mesh/ambit/ambit/internal/members"
 	"github.com/ambit-mesh/ambit/ambit/internal/proxies"
+	"github.com/ambit-mesh/ambit/ambit/internal/waypoints"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
@@ -108,6 +109,7 @@ func (c *Collector) objects(ctx context.Context, world *check.World) {
 		{schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"}, ""},
 		{schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "workloadentries"}, ""},
 		{schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"}, ""},
+		{schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gatewayclasses"}, ""},
 	} {
 		list, err := c.Client.Dynamic.Resource(r.resource).Namespace(r.namespace).List(ctx, metav1.ListOptions{})
 		var text []byte
@@ -139,15 +141,19 @@ func (c *Collector) asks(ctx context.Context, world *check.World) {
 	}
 	for i := range world.Pods {
 		pod := &world.Pods[i]
-		if pod.Namespace != c.Namespace {
+		folder := pod.Name
+		switch {
+		case waypoints.IsInstance(pod):
+			folder = path.Join("waypoints", pod.Namespace, pod.Name)
+		case pod.Namespace != c.Namespace:
 			continue
 		}
 		for _, container := range pod.Spec.Containers {
-			ask(path.Join("logs", pod.Name, container.Name+".log"), func(ctx context.Context) ([]byte, error) { return c.log(ctx, pod, container.Name, false) })
+			ask(path.Join("logs", folder, container.Name+".log"), func(ctx context.Context) ([]byte, error) { return c.log(ctx, pod, container.Name, false) })
 		}
 		for _, s := range pod.Status.ContainerStatuses {
 			if s.RestartCount > 0 {
-				ask(path.Join("logs", pod.Name, s.Name+".previous.log"), func(ctx context.Context) ([]byte, error) { return c.log(ctx, pod, s.Name, true) })
+				ask(path.Join("logs", folder, s.Name+".previous.log"), func(ctx context.Context) ([]byte, error) { return c.log(ctx, pod, s.Name, true) })
 			}
 		}
 		for _, page := range pagesOf(pod) {
@@ -179,6 +185,8 @@ func pagesOf(pod *corev1.Pod) []page {
 			{"ztunnel", "metrics.txt", 15020, "/metrics"},
 			{"ztunnel", "goroutines.txt", 15000, "/debug/pprof/goroutine?debug=1"},
 		}
+	case waypoints.IsInstance(pod):
+		return []page{{path.Join("waypoints", pod.Namespace), "metrics.txt", 15020, "/stats/prometheus"}}
 	case pod.Labels["app"] == "istiod-lite":
 		return []page{
 			{"istiod-lite", "status.json", 15014, "/status"},

@@ -18,6 +18,8 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/istiod-lite/gateways"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -117,6 +119,11 @@ func TestPagesOf(t *testing.T) {
 		if len(pagesOf(part)) == 0 {
 			t.Errorf("nothing is asked of %v", part.Labels)
 		}
+	}
+	waypoint := pod("gateway.networking.k8s.io/gateway-name", "wp", "Running")
+	waypoint.Labels[gateways.PartOfLabel], waypoint.Labels[gateways.MadeByLabel] = gateways.PartOf, gateways.MadeBy
+	if len(pagesOf(waypoint)) == 0 || len(pagesOf(pod("gateway.networking.k8s.io/gateway-name", "others", "Running"))) != 0 {
+		t.Error("of waypoints, those of ours are asked and no others")
 	}
 	if len(pagesOf(pod("app", "ztunnel", "Pending")))+len(pagesOf(pod("app", "other", "Running"))) != 0 {
 		t.Error("pods are asked that have nothing to say")

@@ -3,10 +3,15 @@ package waypoint
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/waypoint/filter"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
+
+// firstPeek is how many bytes of a body are made room for before any has come. It
+// is our choice: most bodies that a provider looks at are smaller.
+const firstPeek = 4 << 10
 
 // peeked is a body whose beginning was read ahead.
 type peeked struct {
@@ -36,21 +41,25 @@ func (f *flight) peek(ctx context.Context, most int, part bool) (body []byte, pa
 	}
 	stop := context.AfterFunc(ctx, f.x.StopReading)
 	defer stop()
-	buf := make([]byte, most+1) // one byte more says that there is more
-	n := 0
+	// It grows with what arrives: a client that only announces a body holds nothing.
+	buf := make([]byte, 0, min(most+1, firstPeek))
 	var err error
-	for n < len(buf) && err == nil {
+	for len(buf) <= most && err == nil { // one byte more says that there is more
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, min(len(buf), most+1-len(buf)))
+		}
 		var got int
-		got, err = f.req.Body.Read(buf[n:])
-		n += got
+		got, err = f.req.Body.Read(buf[len(buf):min(cap(buf), most+1)])
+		buf = buf[:len(buf)+got]
 	}
+	n := len(buf)
 	switch {
 	case err == io.EOF:
-		f.req.Body = &message.Replayed{Data: buf[:n], Tail: f.req.Body.Trailer()}
+		f.req.Body = &message.Replayed{Data: buf, Tail: f.req.Body.Trailer()}
 	case err != nil:
 		return nil, false, &filter.Answer{Status: 400, Flag: "DPE", Details: err.Error()}
 	default:
-		f.req.Body = &peeked{Body: f.req.Body, data: buf[:n]}
+		f.req.Body = &peeked{Body: f.req.Body, data: buf}
 	}
 	if n > most && !part {
 		return nil, false, &filter.Answer{Status: 413, Body: "Payload Too Large", Flag: "UAEX", Details: "the body is larger than what the provider looks at"}

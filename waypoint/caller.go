@@ -10,7 +10,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/tracing"
-	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/waypoint/filter"
 	"github.com/ambit-mesh/ambit/waypoint/jwt"
 	"github.com/ambit-mesh/ambit/waypoint/message"
@@ -68,15 +67,4 @@ func (c *caller) subject(dest netip.AddrPort, req *message.Request, tokens *jwt.
 		s.Token = tokens.Token
 	}
 	return s
-}
-
-// described is a workload as records show it.
-func described(w *workload.Workload) telemetry.Workload {
-	if w == nil {
-		return telemetry.Workload{}
-	}
-	return telemetry.Workload{
-		Name: w.Name, Namespace: w.Namespace, WorkloadName: w.WorkloadName, CanonicalService: w.CanonicalName,
-		CanonicalRevision: w.CanonicalRevision, Cluster: w.ClusterID, Region: w.Locality.Region, Zone: w.Locality.Zone,
-	}
 }

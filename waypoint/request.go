@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/about"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/entry"
@@ -257,7 +258,7 @@ func (f *flight) answer(a *filter.Answer) (complete bool) {
 func (f *flight) toward(e *upstream.Endpoint) {
 	f.rec.Upstream, f.rec.Tries = e.App, f.rec.Tries+1
 	e.Trace = f.rec.Trace.Context
-	f.rec.Destination = telemetry.Peer{Workload: described(e.Workload)}
+	f.rec.Destination = telemetry.Peer{Workload: about.Workload(e.Workload)}
 	if e.Tunnel.IsValid() {
 		f.rec.Destination.Identity = e.Workload.Identity
 	}

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ambit-mesh/ambit/internal/about"
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/waypoint/entry"
@@ -79,18 +80,15 @@ func (w *Waypoint) admit(ctx context.Context, in *hbone.Incoming) (*caller, erro
 	}
 	return &caller{
 		id: p.ID, addr: in.Remote, target: t, trace: w.traceOf(in),
-		source: telemetry.Peer{Addr: in.Remote, Identity: p.ID, Workload: w.sourceOf(p, in)},
+		source: w.sourceOf(p, in),
 	}, nil
 }
 
-// sourceOf is what records say of a caller: what the control plane knows of the
-// address, if it is the address of the identity that was proven.
-func (w *Waypoint) sourceOf(p *peer, in *hbone.Incoming) telemetry.Workload {
-	found := w.state.Snapshot().LookupWorkload(w.cfg.Node.Network, in.Remote.Addr())
-	if found == nil || found.Identity != p.ID {
-		return telemetry.Workload{Namespace: p.ID.Namespace}
-	}
-	return described(found)
+// sourceOf is what records say of a caller: what it says of itself in its CONNECT,
+// within the identity that it has proven. The control plane tells a waypoint who it
+// serves, not who may call; what it does tell of an address comes first.
+func (w *Waypoint) sourceOf(p *peer, in *hbone.Incoming) telemetry.Peer {
+	return about.Source(w.state.Snapshot(), w.cfg.Node.Network, telemetry.Peer{Addr: in.Remote, Identity: p.ID}, about.ParseCaller(in.Header))
 }
 
 // knownWait is how long a caller waits until the control plane has told us what
@@ -140,7 +138,7 @@ func (w *Waypoint) malformed(c *caller, why *message.Error) {
 func (w *Waypoint) record(c *caller, start time.Time) *report.Record {
 	rec := &report.Record{Start: start, Protocol: report.HTTP, Source: c.source}
 	if svc := w.state.Snapshot().Service(c.target.key); svc != nil {
-		rec.Service = telemetry.Service{Host: svc.Hostname, Namespace: svc.Namespace, Name: svc.Name}
+		rec.Service = about.Service(svc)
 	}
 	return rec
 }

@@ -85,7 +85,7 @@ func TestRequestsGoThroughWhole(t *testing.T) {
 	if n := len(s.pods[0].callers); n != 1 || s.pods[0].callers["cluster.local/ns/shop/sa/waypoint"] == 0 {
 		t.Errorf("the endpoint saw %v", s.pods[0].callers)
 	}
-	w.wantRecord(map[string]string{"src.identity": "spiffe://cluster.local/ns/shop/sa/web", "dst.workload": "orders-0", "status": "200"})
+	w.wantRecord(map[string]string{"src.identity": "spiffe://cluster.local/ns/shop/sa/web", "src.workload": "caller-web", "src.namespace": "shop", "dst.workload": "orders-0", "status": "200"})
 }
 
 // A change of protocol is passed on, and bytes after it, half-close included.

@@ -391,7 +391,10 @@ func (c *client) open(ctx context.Context, authority string) (*hbone.Stream, err
 			}
 			return identity.ClientTLS(cert, accept), nil
 		},
-	}, hbone.Request{Authority: a})
+	}, hbone.Request{Authority: a, Header: hbone.Header{{
+		// As node proxies say it; the namespace is not the one that the certificate names.
+		Name: "baggage", Value: "k8s.cluster.name=c1,k8s.namespace.name=claimed,k8s.deployment.name=caller-" + c.id.ServiceAccount,
+	}}})
 }
 
 // http is an HTTP client to a service, of HTTP/1.1 or HTTP/2.

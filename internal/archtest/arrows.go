@@ -37,6 +37,7 @@ var arrows = map[string][]string{
 
 	// Level 2.
 	"internal/workload": {"internal/identity", "internal/policy"},
+	"internal/about":    {"internal/workload", "internal/identity", "internal/hbone", "internal/telemetry", "internal/tracing"},
 
 	"internal/program": {"internal/telemetry"},
 
@@ -56,13 +57,12 @@ var arrows = map[string][]string{
 	},
 	"ztunnel/capture": {"internal/netns", "internal/workload"},
 	"ztunnel/route":   {"internal/workload", "internal/identity", "internal/policy", "internal/hbone"},
-	"ztunnel/about":   {"internal/tracing", "ztunnel/route", "internal/workload", "internal/identity", "internal/hbone", "internal/telemetry"},
 	"ztunnel/outbound": {
-		"ztunnel/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
+		"internal/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
 		"internal/hbone", "internal/streamio", "internal/telemetry", "internal/tracing",
 	},
 	"ztunnel/inbound": {
-		"ztunnel/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
+		"internal/about", "ztunnel/capture", "ztunnel/route", "internal/identity", "internal/policy", "internal/workload",
 		"internal/hbone", "internal/sockowner", "internal/streamio", "internal/telemetry",
 	},
 	"ztunnel/pods": {

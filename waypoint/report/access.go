@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"time"
 
 	"go.uber.org/zap"
@@ -83,7 +84,7 @@ func peer(text func(key, value string), end string, p *telemetry.Peer) {
 	if p.Addr.IsValid() {
 		text(end+".addr", p.Addr.String())
 	}
-	text(end+".workload", p.Workload.Name)
+	text(end+".workload", cmp.Or(p.Workload.Name, p.Workload.WorkloadName)) // callers say the latter
 	text(end+".namespace", p.Workload.Namespace)
 	text(end+".identity", p.Identity.String())
 }

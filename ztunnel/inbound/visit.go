@@ -5,13 +5,13 @@ import (
 	"errors"
 	"net"
 
+	"github.com/ambit-mesh/ambit/internal/about"
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/streamio"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/workload"
-	"github.com/ambit-mesh/ambit/ztunnel/about"
 	"github.com/ambit-mesh/ambit/ztunnel/capture"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
@@ -57,7 +57,7 @@ func (in *Inbound) begin(ctx context.Context, snap *workload.Snapshot, own *work
 func (in *Inbound) describe(snap *workload.Snapshot, own *workload.Workload, r Request, t route.Target) telemetry.Conn {
 	caller := about.ParseCaller(r.Header)
 	if in.cfg.WithoutBaggage {
-		caller.Baggage = route.Baggage{}
+		caller.Baggage = about.Baggage{}
 	}
 	c := telemetry.Conn{
 		Direction:   telemetry.Inbound,

@@ -13,10 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/about"
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/workload"
-	"github.com/ambit-mesh/ambit/ztunnel/about"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 

@@ -6,7 +6,6 @@
 //   - [Resolve]: a connection that leaves a pod; a [Plan], or an [*Error].
 //   - [ResolveInbound]: a tunnel stream that comes to a pod; a [Target], or an
 //     [*InboundError] with the status to answer.
-//   - headers.go: what proxies tell each other in the headers of CONNECT.
 //
 // A destination that cannot be reached as the mesh wants it is an error, never a
 // way around: a missing waypoint or endpoint does not fall back to plain TCP.

@@ -14,7 +14,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/internal/workload"
-	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,8 +35,8 @@ func TestRequestHeaderIsReadBack(t *testing.T) {
 	got := ParseCaller(RequestHeader(web(), client, svc, trace))
 	want := Caller{
 		Trace:     trace,
-		Baggage:   route.BaggageOf(web()),
-		Forwarded: route.Forwarded{For: client, Host: "cart.shop.svc.cluster.local"},
+		Baggage:   BaggageOf(web()),
+		Forwarded: Forwarded{For: client, Host: "cart.shop.svc.cluster.local"},
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -50,10 +49,10 @@ func TestXForwardedNetworkOnlyInner(t *testing.T) {
 	w := web()
 	w.Network = "n1"
 	sent := RequestHeader(w, netip.MustParseAddrPort("10.0.0.1:4711"), nil, tracing.NewContext())
-	if len(sent.Values(route.HeaderNetwork)) != 0 || ParseCaller(sent).Network != "" {
-		t.Errorf("the header of an outer request has %s: %v", route.HeaderNetwork, sent)
+	if len(sent.Values(HeaderNetwork)) != 0 || ParseCaller(sent).Network != "" {
+		t.Errorf("the header of an outer request has %s: %v", HeaderNetwork, sent)
 	}
-	inner := append(sent, hbone.Header{{Name: route.HeaderNetwork, Value: "n2"}}...)
+	inner := append(sent, hbone.Header{{Name: HeaderNetwork, Value: "n2"}}...)
 	if got := ParseCaller(inner).Network; got != "n2" {
 		t.Errorf("the network of an inner request is read as %q, want n2", got)
 	}
@@ -103,22 +102,22 @@ func TestWhatACallerSaysIsNotHeld(t *testing.T) {
 	for i := range kept {
 		padding := strings.Repeat("x", size)
 		kept[i] = ParseCaller(hbone.Header{
-			{Name: route.HeaderBaggage, Value: "k8s.namespace.name=shop,padding=" + padding},
-			{Name: route.HeaderForwarded, Value: "host=cart.shop;by=" + padding},
+			{Name: HeaderBaggage, Value: "k8s.namespace.name=shop,padding=" + padding},
+			{Name: HeaderForwarded, Value: "host=cart.shop;by=" + padding},
 		})
 	}
 	if grown := heap() - before; grown > callers*size/10 {
 		t.Errorf("%d callers hold %d bytes", callers, grown)
 	}
-	if want := (Caller{Baggage: route.Baggage{Namespace: "shop"}, Forwarded: route.Forwarded{Host: "cart.shop"}}); kept[0] != want {
+	if want := (Caller{Baggage: Baggage{Namespace: "shop"}, Forwarded: Forwarded{Host: "cart.shop"}}); kept[0] != want {
 		t.Errorf("caller = %+v, want %+v", kept[0], want)
 	}
 	long := strings.Repeat("n", 254)
 	got := ParseCaller(hbone.Header{
-		{Name: route.HeaderBaggage, Value: "k8s.namespace.name=" + long + ",service.name=" + long[1:]},
-		{Name: route.HeaderForwarded, Value: "host=" + long},
+		{Name: HeaderBaggage, Value: "k8s.namespace.name=" + long + ",service.name=" + long[1:]},
+		{Name: HeaderForwarded, Value: "host=" + long},
 	})
-	if want := (Caller{Baggage: route.Baggage{ServiceName: long[1:]}}); got != want {
+	if want := (Caller{Baggage: Baggage{ServiceName: long[1:]}}); got != want {
 		t.Errorf("caller = %+v, want no name of more than 253 bytes", got)
 	}
 }

@@ -1,4 +1,4 @@
-package route
+package about
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package route_test
+package about
 
 import (
 	"net/netip"
@@ -6,20 +6,19 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/workload"
-	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 
 func TestBuildForwarded(t *testing.T) {
 	tests := []struct {
 		name string
-		in   route.Forwarded
+		in   Forwarded
 		want string
 	}{
-		{"without host", route.Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1234")}, `for="10.0.0.1:1234"`},
-		{"with host", route.Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1234"), Host: "s.ns.svc"}, `for="10.0.0.1:1234";host=s.ns.svc`},
-		{"IPv6", route.Forwarded{For: netip.MustParseAddrPort("[2001:db8::1]:1234")}, `for="[2001:db8::1]:1234"`},
-		{"a host that cannot stand in a header is left out", route.Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1"), Host: "a;b"}, `for="10.0.0.1:1"`},
-		{"nothing", route.Forwarded{}, ""},
+		{"without host", Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1234")}, `for="10.0.0.1:1234"`},
+		{"with host", Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1234"), Host: "s.ns.svc"}, `for="10.0.0.1:1234";host=s.ns.svc`},
+		{"IPv6", Forwarded{For: netip.MustParseAddrPort("[2001:db8::1]:1234")}, `for="[2001:db8::1]:1234"`},
+		{"a host that cannot stand in a header is left out", Forwarded{For: netip.MustParseAddrPort("10.0.0.1:1"), Host: "a;b"}, `for="10.0.0.1:1"`},
+		{"nothing", Forwarded{}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -34,24 +33,24 @@ func TestParseForwarded(t *testing.T) {
 	client := netip.MustParseAddrPort("10.0.0.1:1234")
 	tests := []struct {
 		name, in string
-		want     route.Forwarded
+		want     Forwarded
 	}{
-		{"as we write it", `for="10.0.0.1:1234";host=s.ns.svc`, route.Forwarded{For: client, Host: "s.ns.svc"}},
-		{"any order", `host=s.ns.svc;for="10.0.0.1:1234"`, route.Forwarded{For: client, Host: "s.ns.svc"}},
-		{"without quotes, with spaces and others between", `by=x; FOR=10.0.0.1:1234 ; proto=http; Host="s.ns.svc"`, route.Forwarded{For: client, Host: "s.ns.svc"}},
-		{"without host", `for="10.0.0.1:1234"`, route.Forwarded{For: client}},
-		{"host only", `host=s`, route.Forwarded{Host: "s"}},
-		{"the first element counts", `host=a, host=b`, route.Forwarded{Host: "a"}},
-		{"separators between quotes are part of the value", `by="a;host=x,b";host=s`, route.Forwarded{Host: "s"}},
-		{"an address without a port says nothing", `for=10.0.0.1;host=s`, route.Forwarded{Host: "s"}},
-		{"empty host", `host=;for="10.0.0.1:1234"`, route.Forwarded{For: client}},
-		{"IPv4 in IPv6", `for="[::ffff:10.0.0.1]:1234"`, route.Forwarded{For: client}},
-		{"garbage", `;;=,"`, route.Forwarded{}},
-		{"empty", ``, route.Forwarded{}},
+		{"as we write it", `for="10.0.0.1:1234";host=s.ns.svc`, Forwarded{For: client, Host: "s.ns.svc"}},
+		{"any order", `host=s.ns.svc;for="10.0.0.1:1234"`, Forwarded{For: client, Host: "s.ns.svc"}},
+		{"without quotes, with spaces and others between", `by=x; FOR=10.0.0.1:1234 ; proto=http; Host="s.ns.svc"`, Forwarded{For: client, Host: "s.ns.svc"}},
+		{"without host", `for="10.0.0.1:1234"`, Forwarded{For: client}},
+		{"host only", `host=s`, Forwarded{Host: "s"}},
+		{"the first element counts", `host=a, host=b`, Forwarded{Host: "a"}},
+		{"separators between quotes are part of the value", `by="a;host=x,b";host=s`, Forwarded{Host: "s"}},
+		{"an address without a port says nothing", `for=10.0.0.1;host=s`, Forwarded{Host: "s"}},
+		{"empty host", `host=;for="10.0.0.1:1234"`, Forwarded{For: client}},
+		{"IPv4 in IPv6", `for="[::ffff:10.0.0.1]:1234"`, Forwarded{For: client}},
+		{"garbage", `;;=,"`, Forwarded{}},
+		{"empty", ``, Forwarded{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := route.ParseForwarded(tt.in); got != tt.want {
+			if got := ParseForwarded(tt.in); got != tt.want {
 				t.Errorf("parsed = %+v, want %+v", got, tt.want)
 			}
 		})
@@ -59,22 +58,22 @@ func TestParseForwarded(t *testing.T) {
 }
 
 func TestBaggage(t *testing.T) {
-	full := route.Baggage{Cluster: "c1", Namespace: "shop", WorkloadType: workload.TypeDeployment, WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
+	full := Baggage{Cluster: "c1", Namespace: "shop", WorkloadType: workload.TypeDeployment, WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
 	const text = "k8s.cluster.name=c1,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=web,service.version=v1,cloud.region=r,cloud.availability_zone=z"
 	if got := full.String(); got != text {
 		t.Errorf("header = %s\nwant   = %s", got, text)
 	}
-	job := route.Baggage{WorkloadType: workload.TypeJob, WorkloadName: "nightly"}
+	job := Baggage{WorkloadType: workload.TypeJob, WorkloadName: "nightly"}
 	if got := job.String(); got != "k8s.job.name=nightly" {
 		t.Errorf("empty values: header = %s", got)
 	}
-	if got := (route.Baggage{Namespace: "a,b", Cluster: "c\n"}).String(); got != "" {
+	if got := (Baggage{Namespace: "a,b", Cluster: "c\n"}).String(); got != "" {
 		t.Errorf("values that cannot stand in a header: %q", got)
 	}
 	tests := []struct {
 		name  string
 		lines []string
-		want  route.Baggage
+		want  Baggage
 	}{
 		{"as we write it", []string{text}, full},
 		{"several lines", strings.Split(text, ","), full},
@@ -82,20 +81,20 @@ func TestBaggage(t *testing.T) {
 		{"unknown keys are ignored", []string{"a=b,k8s.job.name=n,k8s.thing.name=x"}, job2("n")},
 		{"only the second piece counts", []string{"k8s.job.name=n=m"}, job2("n")},
 		{"properties are cut off", []string{"k8s.job.name=n;ttl=3"}, job2("n")},
-		{"no value", []string{"k8s.job.name,k8s.namespace.name="}, route.Baggage{}},
-		{"nothing", nil, route.Baggage{}},
+		{"no value", []string{"k8s.job.name,k8s.namespace.name="}, Baggage{}},
+		{"nothing", nil, Baggage{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := route.ParseBaggage(tt.lines...); got != tt.want {
+			if got := ParseBaggage(tt.lines...); got != tt.want {
 				t.Errorf("parsed = %+v, want %+v", got, tt.want)
 			}
 		})
 	}
 }
 
-func job2(name string) route.Baggage {
-	return route.Baggage{WorkloadType: workload.TypeJob, WorkloadName: name}
+func job2(name string) Baggage {
+	return Baggage{WorkloadType: workload.TypeJob, WorkloadName: name}
 }
 
 func TestBaggageOfAWorkload(t *testing.T) {
@@ -103,7 +102,7 @@ func TestBaggageOfAWorkload(t *testing.T) {
 	w.Namespace, w.ClusterID, w.Type, w.WorkloadName = "shop", "c1", workload.TypePod, "web-1"
 	w.CanonicalName, w.CanonicalRevision, w.Locality = "web", "v1", workload.Locality{Region: "r", Zone: "z"}
 	want := "k8s.cluster.name=c1,k8s.namespace.name=shop,k8s.pod.name=web-1,service.name=web,service.version=v1,cloud.region=r,cloud.availability_zone=z"
-	if got := route.BaggageOf(w).String(); got != want {
+	if got := BaggageOf(w).String(); got != want {
 		t.Errorf("baggage = %s\nwant    = %s", got, want)
 	}
 }
@@ -116,12 +115,12 @@ func FuzzHeaders(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		fw := route.ParseForwarded(s)
-		if again := route.ParseForwarded(fw.String()); again != fw {
+		fw := ParseForwarded(s)
+		if again := ParseForwarded(fw.String()); again != fw {
 			t.Errorf("forwarded %q = %+v, written and read again %+v", s, fw, again)
 		}
-		b := route.ParseBaggage(s)
-		if again := route.ParseBaggage(b.String()); again != b {
+		b := ParseBaggage(s)
+		if again := ParseBaggage(b.String()); again != b {
 			t.Errorf("baggage %q = %+v, written and read again %+v", s, b, again)
 		}
 		for _, text := range []string{fw.String(), b.String()} {
@@ -136,8 +135,8 @@ func FuzzHeaders(f *testing.F) {
 
 // Each connection writes these: one piece of memory each.
 func TestHeaderTextsTakeOneAllocation(t *testing.T) {
-	b := route.Baggage{Cluster: "Kubernetes", Namespace: "shop", WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
-	f := route.Forwarded{For: netip.MustParseAddrPort("[2001:db8:1:2:3:4:5:6]:65535"), Host: "cart.shop.svc.cluster.local"}
+	b := Baggage{Cluster: "Kubernetes", Namespace: "shop", WorkloadName: "web", ServiceName: "web", ServiceVersion: "v1", Region: "r", Zone: "z"}
+	f := Forwarded{For: netip.MustParseAddrPort("[2001:db8:1:2:3:4:5:6]:65535"), Host: "cart.shop.svc.cluster.local"}
 	for name, text := range map[string]func() string{"baggage": b.String, "forwarded": f.String} {
 		if n := testing.AllocsPerRun(100, func() { _ = text() }); n > 1 {
 			t.Errorf("%s takes %.0f allocations, want 1", name, n)

@@ -20,13 +20,7 @@ import (
 
 // callers lets discovery use the authenticator of the certificate service, so
 // that one proof opens both.
-type callers struct {
-	ca.Authenticator
-	// proxiesOnly keeps callers out that are neither the proxy of a node nor of a
-	// Gateway: in a cluster any pod can have a token, and who is where and may talk
-	// to whom is not for any pod.
-	proxiesOnly bool
-}
+type callers struct{ ca.Authenticator }
 
 // Authenticate implements [discovery.Authenticator].
 func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
@@ -37,10 +31,7 @@ func (c callers) Authenticate(ctx context.Context) (discovery.Caller, error) {
 	if err != nil {
 		return discovery.Caller{}, err
 	}
-	if c.proxiesOnly && caller.Node == "" && caller.Gateway == "" {
-		return discovery.Caller{}, fmt.Errorf("%s is neither the proxy of a node nor of a Gateway", caller.Name)
-	}
-	return discovery.Caller{Node: caller.Node, Namespace: caller.Identity.Namespace, Name: caller.Name}, nil
+	return discovery.Caller{Node: caller.Node, Namespace: caller.Identity.Namespace, Pod: caller.Pod, Name: caller.Name}, nil
 }
 
 // refusalsLogged is how many refused callers are logged per second, so that who

@@ -264,9 +264,19 @@ func TestWhoGetsWhat(t *testing.T) {
 	}
 	t.Run("an ordinary pod may not see the mesh", func(t *testing.T) {
 		s := p.subscribeIn(x.namespace, cc, kubetest.Token(t, x.client, x.namespace, "web", "istio-ca", web), "node-1")
-		if err := s.next(); status.Code(err) != codes.Unauthenticated {
+		if err := s.next(); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "is of no Gateway") {
 			t.Errorf("got %v", err)
 		}
+	})
+	t.Run("nor by a label of a Gateway", func(t *testing.T) {
+		x.Kubectl(t, "", "-n", x.namespace, "label", "pod", "web", "gateway.networking.k8s.io/gateway-name=wp")
+		kubetest.Eventually(t, "the label is heard of", func() error {
+			err := p.subscribeIn(x.namespace, cc, kubetest.Token(t, x.client, x.namespace, "web", "istio-ca", web), "node-1").next()
+			if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "Gateway wp, which is not there") {
+				return fmt.Errorf("got %w", err)
+			}
+			return nil
+		})
 	})
 	t.Run("a proxy may not speak for another node", func(t *testing.T) {
 		s := p.subscribeIn(x.namespace, cc, token, "node-2")

@@ -151,7 +151,7 @@ func New(cfg Config, deps Deps) (*Istiod, error) {
 
 	auth := i.around.auth
 	i.world.xds = discovery.New(cfg.Discovery, discovery.Deps{
-		Log: deps.Log, Auth: callers{auth, cfg.Cluster != nil}, Metrics: deps.Metrics,
+		Log: deps.Log, Auth: callers{auth}, Proxies: i.world, Metrics: deps.Metrics,
 	})
 	i.world.board = i.newBoard()
 	i.lobby = newLobby(maxUnproven, unprovenTime, deps.Metrics)

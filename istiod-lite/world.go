@@ -2,9 +2,10 @@ package istiodlite
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
-	"istio.io/api/label"
 	corev1 "k8s.io/api/core/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -38,6 +39,8 @@ var (
 	_ ca.PodsOnNode  = (*world)(nil)
 	_ keeper.World   = (*world)(nil)
 	_ gateways.World = (*world)(nil)
+
+	_ discovery.Proxies = (*world)(nil)
 )
 
 // newWorld is empty.
@@ -115,6 +118,18 @@ func (w *world) PodsOnNode(ctx context.Context, node string, fresh bool) ([]ca.P
 	return pods, nil
 }
 
+// WaypointOf is the resource name of the service of the waypoint whose proxy a pod
+// is. Source: [model.Model.ProxyOf].
+func (w *world) WaypointOf(namespace, pod, node string) (string, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	p, err := w.model.ProxyOf(namespace, pod, node)
+	if errors.Is(err, model.ErrUnknownPod) {
+		err = fmt.Errorf("%w: %w", discovery.ErrUndecided, err)
+	}
+	return p.Service, err
+}
+
 // podOf is a pod as far as its certificates go.
 func podOf(p *corev1.Pod) ca.Pod {
 	return ca.Pod{
@@ -124,6 +139,5 @@ func podOf(p *corev1.Pod) ca.Pod {
 		Node:           p.Spec.NodeName,
 		Phase:          string(p.Status.Phase),
 		UID:            string(p.UID),
-		Gateway:        p.Labels[label.IoK8sNetworkingGatewayGatewayName.Name],
 	}
 }

@@ -107,7 +107,7 @@ func (a *Accounts) caller(ctx context.Context, answer *answer) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	c := Caller{Identity: id, Gateway: pod.Gateway, Name: fmt.Sprintf("%s/%s (%s)", b.Namespace, b.PodName, b.ServiceAccount)}
+	c := Caller{Identity: id, Pod: b.PodName, Name: fmt.Sprintf("%s/%s (%s)", b.Namespace, b.PodName, b.ServiceAccount)}
 	if slices.Contains(a.cfg.NodeAccounts, b.Namespace+"/"+b.ServiceAccount) {
 		if pod.Node == "" {
 			return Caller{}, fmt.Errorf("pod %s/%s runs on no node", b.Namespace, b.PodName)

@@ -94,7 +94,7 @@ func calling(ctx context.Context, token string) context.Context {
 // ztunnelWorld has the proxy of node one, and an ordinary pod.
 func ztunnelWorld() (*fakeCluster, *Accounts) {
 	zt := Pod{Name: "zt-1", Namespace: "mesh", ServiceAccount: "ztunnel", Node: "one", Phase: "Running", UID: "u1"}
-	web := Pod{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running", UID: "u2", Gateway: "wp"}
+	web := Pod{Name: "web-1", Namespace: "shop", ServiceAccount: "web", Node: "one", Phase: "Running", UID: "u2"}
 	c := &fakeCluster{
 		holders: map[string]Holder{
 			tokenOf("zt"):  {Namespace: "mesh", ServiceAccount: "ztunnel", PodName: "zt-1", PodUID: "u1"},
@@ -115,12 +115,12 @@ func TestAccountsOfACluster(t *testing.T) {
 		err    string
 	}{
 		{name: "a node's proxy speaks for the node of its pod", token: func() string { return tokenOf("zt") },
-			want: Caller{Node: "one", Identity: identity.ID{TrustDomain: "td", Namespace: "mesh", ServiceAccount: "ztunnel"}, Name: "mesh/zt-1 (ztunnel)"}},
+			want: Caller{Node: "one", Identity: identity.ID{TrustDomain: "td", Namespace: "mesh", ServiceAccount: "ztunnel"}, Pod: "zt-1", Name: "mesh/zt-1 (ztunnel)"}},
 		{name: "others speak for themselves", token: func() string { return tokenOf("web") },
-			want: Caller{Gateway: "wp", Identity: identity.ID{TrustDomain: "td", Namespace: "shop", ServiceAccount: "web"}, Name: "shop/web-1 (web)"}},
+			want: Caller{Pod: "web-1", Identity: identity.ID{TrustDomain: "td", Namespace: "shop", ServiceAccount: "web"}, Name: "shop/web-1 (web)"}},
 		{name: "a pod that memory does not know yet", token: func() string { return tokenOf("zt") },
 			change: func(c *fakeCluster) { delete(c.pods, "mesh/zt-1") },
-			want:   Caller{Node: "one", Identity: identity.ID{TrustDomain: "td", Namespace: "mesh", ServiceAccount: "ztunnel"}, Name: "mesh/zt-1 (ztunnel)"}},
+			want:   Caller{Node: "one", Identity: identity.ID{TrustDomain: "td", Namespace: "mesh", ServiceAccount: "ztunnel"}, Pod: "zt-1", Name: "mesh/zt-1 (ztunnel)"}},
 		{name: "a pod that is gone", token: func() string { return tokenOf("zt") },
 			change: func(c *fakeCluster) { delete(c.pods, "mesh/zt-1"); delete(c.live, "mesh/zt-1") }, err: "there is no pod mesh/zt-1"},
 		{name: "a later pod of the name", token: func() string { return tokenOf("zt") },

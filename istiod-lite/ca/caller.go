@@ -17,8 +17,9 @@ type Caller struct {
 	Node string
 	// Identity is its own; zero when its proof names a node only.
 	Identity identity.ID
-	// Gateway is the name of the Gateway whose pod it is; empty when it is of none.
-	Gateway string
+	// Pod is the name of the pod that its proof was made for; empty when it names a
+	// node only.
+	Pod string
 	// Name is how log lines call it.
 	Name string
 }
@@ -63,8 +64,6 @@ type Pod struct {
 	Phase string
 	// UID tells it from others that had the name.
 	UID string
-	// Gateway is the name of the Gateway that it belongs to, if any.
-	Gateway string
 }
 
 // PodsOnNode tells which pods a node runs.

@@ -2,10 +2,12 @@ package discovery_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,7 +36,7 @@ const patience = 10 * time.Second
 // quiet is how long a test waits for what must not come.
 const quiet = 60 * time.Millisecond
 
-// byToken authenticates by the bearer token: "node n1", "namespace ns", or bad.
+// byToken authenticates by the bearer token: "node n1", "pod ns/name", or bad.
 type byToken struct{}
 
 func (byToken) Authenticate(ctx context.Context) (discovery.Caller, error) {
@@ -44,8 +46,9 @@ func (byToken) Authenticate(ctx context.Context) (discovery.Caller, error) {
 	case name == "revocable" && revoked.Load():
 	case ok && kind == "node":
 		return discovery.Caller{Node: name, Name: "node " + name}, nil
-	case ok && kind == "namespace":
-		return discovery.Caller{Namespace: name, Name: "pod of " + name}, nil
+	case ok && kind == "pod":
+		namespace, pod, _ := strings.Cut(name, "/")
+		return discovery.Caller{Namespace: namespace, Pod: pod, Name: "pod " + name}, nil
 	}
 	return discovery.Caller{}, fmt.Errorf("unknown token")
 }
@@ -72,20 +75,30 @@ func (m *mesh) wantClients(n int) {
 type mesh struct {
 	t      testing.TB
 	server *discovery.Server
-	model  *model.Model
 	addr   string
+
+	mu    sync.Mutex // guards model
+	model *model.Model
+}
+
+// WaypointOf implements [discovery.Proxies].
+func (m *mesh) WaypointOf(namespace, pod, node string) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, err := m.model.ProxyOf(namespace, pod, node)
+	if errors.Is(err, model.ErrUnknownPod) {
+		err = fmt.Errorf("%w: %w", discovery.ErrUndecided, err)
+	}
+	return p.Service, err
 }
 
 // newMesh serves on loopback. Nothing was pushed yet.
 func newMesh(t testing.TB, cfg discovery.Config) *mesh {
 	t.Helper()
-	m := &mesh{
-		t:     t,
-		model: model.New(model.Config{}),
-		server: discovery.New(cfg, discovery.Deps{
-			Log: zaptest.NewLogger(t), Auth: byToken{}, Metrics: prometheus.NewRegistry(),
-		}),
-	}
+	m := &mesh{t: t, model: model.New(model.Config{})}
+	m.server = discovery.New(cfg, discovery.Deps{
+		Log: zaptest.NewLogger(t), Auth: byToken{}, Proxies: m, Metrics: prometheus.NewRegistry(),
+	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +120,8 @@ func newMesh(t testing.TB, cfg discovery.Config) *mesh {
 
 // push applies events and pushes what they changed.
 func (m *mesh) push(events ...model.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.server.Push(m.model.Apply(events...))
 }
 
@@ -216,6 +231,9 @@ func (c *client) apply(resp *discoveryv3.DeltaDiscoveryResponse) {
 	for _, name := range resp.RemovedResources {
 		delete(held, name)
 		delete(c.names, name)
+	}
+	if c.held[model.AuthorizationURL] == nil {
+		return // it is no node's
 	}
 	for workload, policies := range c.names {
 		for _, policy := range policies {

@@ -20,6 +20,13 @@
 // sent. Nothing is sent before the first picture stands: a control plane that has
 // just started must not look like an empty mesh.
 //
+// # Who sees what
+//
+// The proxy of a node sees the whole mesh. A waypoint sees what is bound to it and
+// what that needs (see [model.Need]): its [scope] is found anew when a change touches
+// it, and what comes into it or leaves it by that is sent as if it had just come or
+// gone. Whose proxy a pod is says [Proxies].
+//
 // # Ownership
 //
 // [Server.Close] ends all streams and waits for their goroutines.
@@ -35,6 +42,5 @@
 //
 // # Not done here
 //
-// State-of-the-world xDS, other types, TLS, and who is let in: all callers that are
-// see the whole mesh.
+// State-of-the-world xDS, other types, TLS, and who is let in.
 package discovery

@@ -1,14 +1,18 @@
 package discovery
 
-import "github.com/ambit-mesh/ambit/istiod-lite/model"
+import (
+	"iter"
+
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
+)
 
 // picture is what stands now, with the ways to find it that clients know. The
 // server's mutex guards it; resources themselves never change.
 type picture struct {
-	byName    map[model.Type]map[string]*model.Resource
-	byAlias   index // network/address to names of workloads and services
-	byService index // name of a service to names of its workloads
-	byNode    index // node to names of its workloads
+	byName  map[model.Type]map[string]*model.Resource
+	byAlias index                       // network/address to names of workloads and services
+	byGroup map[string]map[ref]struct{} // members of groups; a service is the group of its workloads
+	byNode  index                       // node to names of its workloads
 }
 
 // index finds names by something they have in common.
@@ -26,7 +30,7 @@ func newPicture() picture {
 			model.TypeWaypointEndpoint:       {},
 			model.TypeWaypointService:        {},
 		},
-		byAlias: index{}, byService: index{}, byNode: index{},
+		byAlias: index{}, byGroup: map[string]map[ref]struct{}{}, byNode: index{},
 	}
 }
 
@@ -50,8 +54,13 @@ func (p *picture) index(r *model.Resource) {
 	for _, alias := range r.Wire.Aliases {
 		p.byAlias.add(alias, r.Name)
 	}
-	for _, service := range r.Services {
-		p.byService.add(service, r.Name)
+	for _, groups := range [][]string{r.Services, r.Groups} {
+		for _, g := range groups {
+			if p.byGroup[g] == nil {
+				p.byGroup[g] = map[ref]struct{}{}
+			}
+			p.byGroup[g][ref{r.Type, r.Name}] = struct{}{}
+		}
 	}
 	if r.Node != "" {
 		p.byNode.add(r.Node, r.Name)
@@ -63,8 +72,13 @@ func (p *picture) unindex(r *model.Resource) {
 	for _, alias := range r.Wire.Aliases {
 		p.byAlias.remove(alias, r.Name)
 	}
-	for _, service := range r.Services {
-		p.byService.remove(service, r.Name)
+	for _, groups := range [][]string{r.Services, r.Groups} {
+		for _, g := range groups {
+			delete(p.byGroup[g], ref{r.Type, r.Name})
+			if len(p.byGroup[g]) == 0 {
+				delete(p.byGroup, g)
+			}
+		}
 	}
 	p.byNode.remove(r.Node, r.Name)
 }
@@ -82,6 +96,17 @@ func (i index) remove(key, name string) {
 	delete(i[key], name)
 	if len(i[key]) == 0 {
 		delete(i, key)
+	}
+}
+
+// backing are the names of the workloads of a service.
+func (p *picture) backing(service string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for r := range p.byGroup[service] {
+			if r.t == model.TypeAddress && !yield(r.name) {
+				return
+			}
+		}
 	}
 }
 

@@ -26,8 +26,18 @@ type Caller struct {
 	// Namespace is that of its own identity; empty when its proof names a node
 	// only.
 	Namespace string
+	// Pod is the pod that its proof was made for; empty when it names a node only.
+	Pod string
 	// Name is how log lines call it.
 	Name string
+}
+
+// Proxies says whose proxy a pod is.
+type Proxies interface {
+	// WaypointOf is the resource name of the service of the waypoint whose proxy a pod
+	// is. With a node, the pod must run there. The error says why it is none's, and
+	// holds [ErrUndecided] when that is not known yet.
+	WaypointOf(namespace, pod, node string) (string, error)
 }
 
 // Authenticator finds out who opens a stream. The error is for our log.
@@ -81,6 +91,7 @@ func (c Config) withDefaults() Config {
 type Deps struct {
 	Log     *zap.Logger
 	Auth    Authenticator
+	Proxies Proxies
 	Metrics prometheus.Registerer
 }
 
@@ -92,6 +103,7 @@ type Server struct {
 	cfg     Config
 	log     *zap.Logger
 	auth    Authenticator
+	proxies Proxies
 	metrics metrics
 	ready   chan struct{} // closed by the first Push
 	closing chan struct{} // closed by Close
@@ -103,10 +115,11 @@ type Server struct {
 	mu      sync.Mutex
 	picture picture
 	open    map[*stream]struct{}
-	callers map[Caller]int // how many of the open streams are whose
-	serial  uint64         // of the last stream
-	started bool           // ready is closed
-	closed  bool           // closing is closed
+	scopes  map[string]*scope // of waypoints that have streams open, by their services
+	callers map[Caller]int    // how many of the open streams are whose
+	serial  uint64            // of the last stream
+	started bool              // ready is closed
+	closed  bool              // closing is closed
 }
 
 var _ discoveryv3.AggregatedDiscoveryServiceServer = (*Server)(nil)
@@ -117,11 +130,13 @@ func New(cfg Config, deps Deps) *Server {
 		cfg:     cfg.withDefaults(),
 		log:     deps.Log.Named("xds"),
 		auth:    deps.Auth,
+		proxies: deps.Proxies,
 		metrics: newMetrics(deps.Metrics),
 		ready:   make(chan struct{}),
 		closing: make(chan struct{}),
 		picture: newPicture(),
 		open:    map[*stream]struct{}{},
+		scopes:  map[string]*scope{},
 		callers: map[Caller]int{},
 	}
 }
@@ -138,17 +153,33 @@ func (s *Server) Push(changes []model.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for _, c := range changes {
+	before := make([]*model.Resource, len(changes))
+	stale := map[*scope]struct{}{}
+	for i, c := range changes {
 		if c.Type == model.TypeCondition {
 			continue
 		}
-		old := s.picture.apply(c)
-		for st := range s.open {
-			st.noteLocked(c, old, now)
+		before[i] = s.picture.apply(c)
+		for _, in := range s.scopes {
+			if in.touches(c.Type, c.Name, before[i], c.Resource) {
+				stale[in] = struct{}{}
+			}
 		}
 	}
+	for in := range stale {
+		in.renew(&s.picture)
+	}
 	for st := range s.open {
+		for i, c := range changes {
+			if c.Type != model.TypeCondition {
+				st.noteLocked(c, before[i], now)
+			}
+		}
+		st.noteScopeLocked(now)
 		st.signalLocked()
+	}
+	for in := range stale {
+		in.settled()
 	}
 	if !s.started {
 		s.started = true
@@ -201,11 +232,32 @@ func (s *Server) removeStream(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, st)
+	if in := st.scope; in != nil {
+		if in.streams--; in.streams == 0 {
+			delete(s.scopes, in.waypoint)
+		}
+	}
 	if s.callers[st.caller]--; s.callers[st.caller] == 0 {
 		delete(s.callers, st.caller)
 	}
 	s.metrics.streams.Dec()
 	s.handlers.Done()
+}
+
+// enterScopeLocked bounds a stream to what its waypoint may have, if it is of one. The
+// caller holds s.mu.
+func (s *Server) enterScopeLocked(st *stream) {
+	if st.waypoint == "" {
+		return
+	}
+	in := s.scopes[st.waypoint]
+	if in == nil {
+		in = newScope(&s.picture, st.waypoint)
+		in.settled()
+		s.scopes[st.waypoint] = in
+	}
+	in.streams++
+	st.scope = in
 }
 
 // tooMany says that a client asks for more than anybody needs.

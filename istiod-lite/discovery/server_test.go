@@ -419,7 +419,7 @@ func TestClientFarBehindIsCut(t *testing.T) {
 
 func TestCallers(t *testing.T) {
 	m := newMesh(t, discovery.Config{})
-	m.push()
+	m.push(waypointObjects("wp", "10.1.0.1")...)
 	tests := []struct {
 		name, token string
 		node        string // NODE_NAME
@@ -429,8 +429,7 @@ func TestCallers(t *testing.T) {
 		{name: "a node, without a name", token: "node n1"},
 		{name: "a node that says its own name", token: "node n1", node: "n1"},
 		{name: "a node that says another's name", token: "node n1", node: "n2", want: `PermissionDenied desc = NODE_NAME is "n2", but the caller speaks for node "n1"`},
-		{name: "an identity of the namespace in the node id", token: "namespace istio-system"},
-		{name: "an identity of another namespace", token: "namespace shop", want: "PermissionDenied desc = node id"},
+		{name: "a pod of another namespace than its node id says", token: "pod ns/wp-1", want: "PermissionDenied desc = node id"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -13,12 +13,14 @@ import (
 
 // ClientStatus is one client, for people.
 type ClientStatus struct {
-	ID     string       `json:"id"` // what it calls itself
-	Caller string       `json:"caller"`
-	Node   string       `json:"node,omitempty"`
-	Peer   string       `json:"peer"`
-	Since  time.Time    `json:"since"`
-	Types  []TypeStatus `json:"types"`
+	ID     string `json:"id"` // what it calls itself
+	Caller string `json:"caller"`
+	Node   string `json:"node,omitempty"`
+	// Waypoint is the service of the waypoint that it is of, to which it is bounded.
+	Waypoint string       `json:"waypoint,omitempty"`
+	Peer     string       `json:"peer"`
+	Since    time.Time    `json:"since"`
+	Types    []TypeStatus `json:"types"`
 
 	serial uint64
 }
@@ -65,7 +67,7 @@ func (s *Server) Status() Status {
 		Clients:        []ClientStatus{},
 	}
 	for st := range s.open {
-		c := ClientStatus{ID: st.id, Caller: st.caller.Name, Node: st.node, Peer: st.peer, Since: st.since, serial: st.serial}
+		c := ClientStatus{ID: st.id, Caller: st.caller.Name, Node: st.node, Waypoint: st.waypoint, Peer: st.peer, Since: st.since, serial: st.serial}
 		for _, sub := range st.types {
 			t := sub.status
 			t.Wildcard, t.Names, t.Waiting = sub.wildcard, len(sub.names), len(sub.pending)

@@ -47,10 +47,12 @@ type stream struct {
 	stuck  chan struct{} // closed by the sender when the client does not read
 
 	// Guarded by Server.mu.
-	id    string // what the client calls itself
-	node  string // whose pods it gets unasked
-	types map[string]*subscription
-	fault error // why the stream must end
+	waypoint string // resource name of the service of the waypoint that it is of; else empty
+	id       string // what the client calls itself
+	scope    *scope // what it may have, set once; nil: everything
+	node     string // whose pods it gets unasked
+	types    map[string]*subscription
+	fault    error // why the stream must end
 
 	// Owned by the sender.
 	nonce uint64
@@ -69,6 +71,11 @@ func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryServi
 		s.log.Warn("client refused", zap.String("peer", from), zap.Error(err))
 		return status.Error(codes.Unauthenticated, "request authenticate failure")
 	}
+	if caller.Node == "" { // any pod can have a token, and must not hold a stream by that
+		if _, err := s.waypointOf(caller, ""); err != nil {
+			return s.refuse(from, caller, "", err)
+		}
+	}
 	st := &stream{
 		server: s, grpc: g, caller: caller, peer: from, node: caller.Node,
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), stuck: make(chan struct{}),
@@ -80,6 +87,13 @@ func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryServi
 	defer s.removeStream(st)
 	err = st.run(ctx)
 	s.log.Info("client gone", zap.String("peer", from), zap.String("caller", caller.Name), zap.Error(err))
+	return err
+}
+
+// refuse notes that a caller is refused that is somebody, but no proxy.
+func (s *Server) refuse(from string, caller Caller, id string, err error) error {
+	s.metrics.refused.Inc()
+	s.log.Warn("client refused", zap.String("peer", from), zap.String("caller", caller.Name), zap.String("id", id), zap.Error(err))
 	return err
 }
 
@@ -107,6 +121,9 @@ func (st *stream) run(ctx context.Context) error {
 			if !errors.Is(err, ErrUndecided) && (err != nil || now != st.caller) {
 				st.server.log.Warn("client is no longer who it was", zap.String("peer", st.peer), zap.String("caller", st.caller.Name), zap.Error(err))
 				return status.Error(codes.Unauthenticated, "request authenticate failure")
+			}
+			if err := st.isStill(); err != nil {
+				return err
 			}
 		}
 	}
@@ -142,11 +159,18 @@ func (st *stream) introduce(req *discoveryv3.DeltaDiscoveryRequest) error {
 	if want := st.caller.Node; want != "" && claimed != "" && claimed != want {
 		return status.Errorf(codes.PermissionDenied, "NODE_NAME is %q, but the caller speaks for node %q", clip(claimed), want)
 	}
-	if want := st.caller.Namespace; want != "" && namespaceOf(id) != want {
+	_, namespace := podOf(id)
+	if want := st.caller.Namespace; want != "" && namespace != want {
 		return status.Errorf(codes.PermissionDenied, "node id %q is not of namespace %q, which the caller's identity names", id, want)
+	}
+	waypoint, err := st.server.waypointOf(st.caller, id)
+	if err != nil {
+		return st.server.refuse(st.peer, st.caller, id, err)
 	}
 	st.server.mu.Lock()
 	st.id = id
+	st.waypoint = waypoint
+	st.server.enterScopeLocked(st)
 	if st.node == "" {
 		st.node = clip(claimed)
 	}
@@ -155,14 +179,58 @@ func (st *stream) introduce(req *discoveryv3.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-// namespaceOf is that of a node id: type~address~pod.namespace~domain.
-func namespaceOf(id string) string {
+// isStill reports why the client is not the proxy any more that it was when it was
+// let in; nil when it is.
+func (st *stream) isStill() error {
+	st.server.mu.Lock()
+	id, was := st.id, st.waypoint
+	st.server.mu.Unlock()
+	if id == "" {
+		return nil // it has not said anything yet
+	}
+	now, err := st.server.waypointOf(st.caller, id)
+	if err == nil && now != was {
+		err = status.Errorf(codes.PermissionDenied, "the pod is now of waypoint %q", now)
+	}
+	if err != nil {
+		st.server.log.Warn("client is no longer who it was", zap.String("peer", st.peer), zap.String("caller", st.caller.Name), zap.Error(err))
+	}
+	return err
+}
+
+// waypointOf is the resource name of the service of the waypoint for which a caller
+// speaks: a pod that is no node's proxy must be that of a Gateway, and one with the
+// proof of a node may say that it is; empty for the proxy of a node, who sees all.
+func (s *Server) waypointOf(c Caller, id string) (string, error) {
+	kind, _, _ := strings.Cut(id, "~")
+	if c.Node != "" && kind != waypointKind {
+		return "", nil
+	}
+	namespace, pod := c.Namespace, c.Pod
+	if c.Node != "" {
+		pod, namespace = podOf(id)
+	}
+	waypoint, err := s.proxies.WaypointOf(namespace, pod, c.Node)
+	switch {
+	case errors.Is(err, ErrUndecided):
+		return "", status.Error(codes.Unavailable, err.Error())
+	case err != nil:
+		return "", status.Errorf(codes.PermissionDenied, "neither the proxy of a node nor of a Gateway: %v", err)
+	}
+	return waypoint, nil
+}
+
+// waypointKind begins the node ids of waypoints.
+const waypointKind = "waypoint"
+
+// podOf is the pod of a node id: type~address~pod.namespace~domain.
+func podOf(id string) (pod, namespace string) {
 	parts := strings.Split(id, "~")
 	if len(parts) != 4 {
-		return ""
+		return "", ""
 	}
-	_, namespace, _ := strings.Cut(parts[2], ".")
-	return namespace
+	pod, namespace, _ = strings.Cut(parts[2], ".")
+	return pod, namespace
 }
 
 // clip bounds a client's words.
@@ -190,7 +258,7 @@ func (st *stream) request(req *discoveryv3.DeltaDiscoveryRequest) error {
 		if len(st.types) >= maxTypes {
 			return fmt.Errorf("more than %d types", maxTypes)
 		}
-		sub = newSubscription(typeOf(req.TypeUrl), clip(req.TypeUrl), st.node, now)
+		sub = newSubscription(typeOf(req.TypeUrl), clip(req.TypeUrl), st.node, st.scope, now)
 		st.types[req.TypeUrl] = sub
 		sub.start(&s.picture, req, now)
 		if sub.t == 0 {
@@ -264,7 +332,7 @@ func (st *stream) answerLocked(sub *subscription, req *discoveryv3.DeltaDiscover
 // noteLocked notes that a name changed. The caller holds Server.mu.
 func (st *stream) noteLocked(c model.Change, old *model.Resource, now time.Time) {
 	for _, sub := range st.types {
-		if sub.t != c.Type || !sub.wants(c.Name, old, c.Resource) {
+		if sub.t != c.Type || st.scope != nil && !st.scope.had(c.Type, c.Name) || !sub.wants(c.Name, old, c.Resource) {
 			continue
 		}
 		sub.mark(c.Name, now)
@@ -275,6 +343,25 @@ func (st *stream) noteLocked(c model.Change, old *model.Resource, now time.Time)
 		}
 		if limit := st.server.cfg.MaxNames; len(sub.pending) > limit && st.fault == nil {
 			st.fault = status.Errorf(codes.ResourceExhausted, "too far behind: more than %d names wait", limit)
+		}
+	}
+}
+
+// noteScopeLocked notes what a change of other resources has brought into the scope of
+// the client, or taken out of it. The caller holds Server.mu.
+func (st *stream) noteScopeLocked(now time.Time) {
+	if st.scope == nil {
+		return
+	}
+	p := &st.server.picture
+	for _, sub := range st.types {
+		for _, refs := range []map[ref]struct{}{st.scope.left, st.scope.joined} {
+			for r := range refs {
+				// What is not there, and was not, is no news.
+				if there := p.byName[r.t][r.name]; r.t == sub.t && there != nil && sub.wants(r.name, nil, there) {
+					sub.mark(r.name, now)
+				}
+			}
 		}
 	}
 }

@@ -24,6 +24,7 @@ type subscription struct {
 	services map[string]struct{} // else: services sent, whose endpoints follow
 	sent     map[string]struct{} // else: names that the client holds
 	node     string              // else: whose pods the client gets unasked
+	scope    *scope              // what it may have; nil: everything
 
 	pending map[string]struct{} // names that the client has not seen the state of
 	oldest  time.Time           // when the first of them was noted
@@ -36,9 +37,9 @@ type subscription struct {
 }
 
 // newSubscription is that of a first request, before it was read.
-func newSubscription(t model.Type, url, node string, now time.Time) *subscription {
+func newSubscription(t model.Type, url, node string, in *scope, now time.Time) *subscription {
 	return &subscription{
-		t: t, url: url, node: node, asked: now, owed: true, urgent: true,
+		t: t, url: url, node: node, scope: in, asked: now, owed: true, urgent: true,
 		names:    map[string]struct{}{},
 		services: map[string]struct{}{},
 		sent:     map[string]struct{}{},
@@ -56,7 +57,7 @@ func (sub *subscription) start(p *picture, req *discoveryv3.DeltaDiscoveryReques
 	held := req.InitialResourceVersions
 	for name, version := range held {
 		r := p.byName[sub.t][name]
-		if r == nil || r.Version() != version {
+		if r == nil || r.Version() != version || !sub.scope.has(sub.t, name) {
 			sub.mark(name, now)
 		}
 		if !sub.wildcard {
@@ -73,10 +74,10 @@ func (sub *subscription) start(p *picture, req *discoveryv3.DeltaDiscoveryReques
 	sub.update(p, req, now)
 }
 
-// markNew marks names that are not among the held ones.
+// markNew marks names that are not among the held ones and that the client may have.
 func (sub *subscription) markNew(names iter.Seq[string], held map[string]string, now time.Time) {
 	for name := range names {
-		if _, holds := held[name]; !holds {
+		if _, holds := held[name]; !holds && sub.scope.has(sub.t, name) {
 			sub.mark(name, now)
 		}
 	}
@@ -131,7 +132,7 @@ func (sub *subscription) follow(p *picture, r *model.Resource, held map[string]s
 		return
 	}
 	sub.services[r.Name] = struct{}{}
-	sub.markNew(maps.Keys(p.byService[r.Name]), held, now)
+	sub.markNew(p.backing(r.Name), held, now)
 }
 
 // wants reports whether a change is for this client. old and now may be nil.
@@ -189,7 +190,7 @@ func (sub *subscription) take(p *picture, c choice, limit int) delta {
 	for more := true; more && size < limit; { // following a service adds to pending
 		more = false
 		for _, name := range sub.inOrder(p, from) {
-			found := p.resolve(sub.t, name)
+			found := sub.resolve(p, name)
 			if size >= limit {
 				break
 			}
@@ -227,6 +228,15 @@ func (sub *subscription) take(p *picture, c choice, limit int) delta {
 		sub.owed, sub.urgent = false, false
 	}
 	return d
+}
+
+// resolve is what the client means by a name, and may have.
+func (sub *subscription) resolve(p *picture, name string) []*model.Resource {
+	found := p.resolve(sub.t, name)
+	if sub.scope == nil {
+		return found
+	}
+	return slices.DeleteFunc(found, func(r *model.Resource) bool { return !sub.scope.has(sub.t, r.Name) })
 }
 
 // inOrder are names in the order in which they are sent.

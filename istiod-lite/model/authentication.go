@@ -54,7 +54,8 @@ func (m *Model) fromRequestAuthentication(r *security.RequestAuthentication) ([]
 			bad = append(bad, fmt.Sprintf("spec.jwtRules[%d]: %v", i, err))
 		}
 	}
-	resource := waypointResource(TypeWaypointAuthentication, WaypointAuthenticationURL, r.Namespace+"/"+r.Name, a)
+	resource := waypointResource(TypeWaypointAuthentication, WaypointAuthenticationURL, r.Namespace+"/"+r.Name, a,
+		rulesOf(a.Namespace, a.Scope, a.Attached), m.needsOfTokens(a))
 	return []*Resource{resource}, []Condition{m.tokenCondition(r, bad)}
 }
 

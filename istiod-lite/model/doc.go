@@ -20,6 +20,8 @@
 //	attach.go                  what routes and policies are attached to
 //	waypoint.go                labels to waypoints, those that cannot be used included
 //	depend.go                  which objects must be derived anew after an event
+//	need.go                    which resources a waypoint needs
+//	proxy.go                   whose proxy a pod is
 //	validate.go                what is wrong with an object, and at which field
 //
 // # Ownership

@@ -141,7 +141,7 @@ func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Con
 			s.Ports = append(s.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
 		}
 		resources = append(resources, serviceResource(s))
-		resources = append(resources, m.waypointService(&e.ObjectMeta, KindServiceEntry, host, portsOfEntry(e))...)
+		resources = append(resources, m.waypointService(&e.ObjectMeta, KindServiceEntry, host, portsOfEntry(e), waypoint)...)
 	}
 	return append(resources, m.inlineEndpoints(e, hosts)...), conditions
 }

@@ -123,8 +123,13 @@ type Resource struct {
 
 	// IsService tells services from workloads among addresses.
 	IsService bool
-	// Services are the resource names of the services that a workload backs.
+	// Services are the resource names of the services that a workload backs. They are
+	// groups, too.
 	Services []string
+	// Groups are names of what else it belongs to, and Needs what a waypoint that has
+	// it must have as well. Both follow from the content: they change with it only.
+	Groups []string
+	Needs  []Need
 	// Node is the node of a pod.
 	Node string
 	// Healthy reports whether a workload takes new connections.

@@ -55,7 +55,7 @@ func (m *Model) applyMesh(e Event, d dirty) {
 func (m *Model) fromMesh() []*Resource {
 	var all []*Resource
 	for _, p := range m.mesh.providers {
-		all = append(all, waypointResource(TypeWaypointProvider, WaypointProviderURL, p.Name, p))
+		all = append(all, waypointResource(TypeWaypointProvider, WaypointProviderURL, p.Name, p, nil, m.needsOfHost(p.Service)))
 	}
 	return all
 }

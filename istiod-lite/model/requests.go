@@ -23,8 +23,8 @@ const throughLabel = "ambit.dev/only-through-waypoint"
 const throughPrefix = "ambit_through_waypoint_"
 
 // waypointService is how waypoints treat the requests of a service: of one that is
-// bound to a waypoint, or to which routes of others lead.
-func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort) []*Resource {
+// bound to a waypoint, at the address, or to which routes of others lead.
+func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort, address *workloadapi.GatewayAddress) []*Resource {
 	key := Key{kind, o.Namespace, o.Name}
 	b, bound := m.boundTo(o)
 	if !bound && !m.isRequested(key, o) {
@@ -48,7 +48,7 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 			p.Traffic = d.Ports[p.Number]
 		}
 	}
-	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s)}
+	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s, throughGroup(address), needsOfService(s))}
 }
 
 // attachedTo are the names of the objects of a kind that are attached to a service,
@@ -174,7 +174,8 @@ func (m *Model) waypointEndpoint(w *workloadapi.Workload, labels map[string]stri
 		name, _, _ := strings.Cut(to.GetHostname(), ".")
 		e.TellClient = m.tellsClient(Key{KindGateway, to.GetNamespace(), name})
 	}
-	return []*Resource{waypointResource(TypeWaypointEndpoint, WaypointEndpointURL, w.Uid, e)}
+	return []*Resource{waypointResource(TypeWaypointEndpoint, WaypointEndpointURL, w.Uid, e, nil,
+		rulesNeeded(w.Namespace, e.Policies, e.Authentications, false))}
 }
 
 // getsRequests reports whether a waypoint may send requests to a workload: one of

@@ -40,7 +40,8 @@ func (m *Model) waypointPolicy(p *security.AuthorizationPolicy, dryRun bool) (*R
 		}
 		a.Rules = append(a.Rules, r)
 	}
-	return waypointResource(TypeWaypointAuthorization, WaypointAuthorizationURL, p.Namespace+"/"+p.Name, a), c.bad
+	return waypointResource(TypeWaypointAuthorization, WaypointAuthorizationURL, p.Namespace+"/"+p.Name, a,
+		rulesOf(a.Namespace, a.Scope, a.Attached), needsOfPolicy(a)), c.bad
 }
 
 // requestConverter translates the rules of one policy with all that they ask for.

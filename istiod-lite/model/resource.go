@@ -49,6 +49,8 @@ func workloadResource(w *workloadapi.Workload) *Resource {
 			}
 		}
 	}
+	r.Groups = throughGroup(w.Waypoint)
+	r.Needs = []Need{{Type: TypeWaypointEndpoint, Name: w.Uid}}
 	r.pack(AddressURL, aliases, &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: w}})
 	return r
 }
@@ -67,6 +69,8 @@ func serviceResource(s *workloadapi.Service) *Resource {
 			aliases = append(aliases, fmt.Sprintf("%s/%v/%d", a.Network, addr, a.GetLength()))
 		}
 	}
+	r.Groups = append(throughGroup(s.Waypoint), hostGroup(s.Hostname))
+	r.Needs = []Need{{Name: r.Name}, {Type: TypeWaypointService, Name: r.Name}}
 	r.pack(AddressURL, aliases, &workloadapi.Address{Type: &workloadapi.Address_Service{Service: s}})
 	return r
 }
@@ -78,9 +82,10 @@ func authorizationResource(a *securityapi.Authorization) *Resource {
 	return r
 }
 
-// waypointResource packs what only waypoints read.
-func waypointResource(t Type, url, name string, content proto.Message) *Resource {
-	r := &Resource{Type: t, Name: name}
+// waypointResource packs what only waypoints read. Its groups and needs are read off
+// its content.
+func waypointResource(t Type, url, name string, content proto.Message, groups []string, needs []Need) *Resource {
+	r := &Resource{Type: t, Name: name, Groups: groups, Needs: needs}
 	r.pack(url, nil, content)
 	return r
 }

@@ -43,7 +43,7 @@ func (m *Model) fromService(s *corev1.Service) ([]*Resource, []Condition) {
 	service.Waypoint = waypoint
 	service.IngressUseWaypoint = waypoint != nil && m.ingressUsesWaypoint(&s.ObjectMeta)
 	resources := []*Resource{serviceResource(service)}
-	resources = append(resources, m.waypointService(&s.ObjectMeta, KindService, service.Hostname, portsOf(s))...)
+	resources = append(resources, m.waypointService(&s.ObjectMeta, KindService, service.Hostname, portsOf(s), waypoint)...)
 	resources = append(resources, m.throughWaypoint(s)...)
 	return resources, append(conditions, more...)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/internal/tracing"
@@ -123,10 +124,10 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 		return err
 	}
 	trace := w.hboneTrace()
-	budget := hbone.NewBudget(0)
+	budget, tuning := hbone.NewBudget(0), hbone.Tuning{RoundTrip: netns.RoundTrip}
 	w.upstreams = upstream.New(upstream.Config{
 		Self:     policy.Subject{Name: n.PodName, Namespace: n.PodNamespace, ServiceAccount: n.ServiceAccount},
-		Identity: w.cfg.identity(), Network: n.Network, Pool: hbone.PoolConfig{Budget: budget},
+		Identity: w.cfg.identity(), Network: n.Network, Pool: hbone.PoolConfig{Tuning: tuning, Budget: budget},
 	}, upstream.Deps{State: w.state, Routes: w.routes, Certs: w.certs, Trace: trace, Rand: rand.Uint64N})
 	if err := w.wireProof(); err != nil {
 		return err
@@ -139,7 +140,7 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 	// Half of the time: an answer to what comes last may take the other.
 	w.farewell.Patience = w.cfg.Drain / 2
 	w.server = hbone.NewServer(hbone.ServerConfig{
-		TLS: w.tls, Authenticate: authenticate, Handle: w.handle, DrainTimeout: w.cfg.Drain, Budget: budget,
+		Tuning: tuning, TLS: w.tls, Authenticate: authenticate, Handle: w.handle, DrainTimeout: w.cfg.Drain, Budget: budget,
 	}, trace)
 	return nil
 }

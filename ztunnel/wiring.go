@@ -27,7 +27,7 @@ import (
 func (z *Ztunnel) podsConfig(questions *telemetry.DNSMetrics) pods.Config {
 	c, t := z.cfg.Capture, z.cfg.Tunnel
 	budget := hbone.NewBudget(0)
-	tuning := hbone.Tuning{StreamWindow: t.StreamWindow, ConnWindow: t.ConnectionWindow, FrameSize: t.FrameSize, StdRecords: t.StdRecords}
+	tuning := hbone.Tuning{StreamWindow: t.StreamWindow, ConnWindow: t.ConnectionWindow, FrameSize: t.FrameSize, StdRecords: t.StdRecords, RoundTrip: netns.RoundTrip}
 	return pods.Config{
 		TrustDomain: z.cfg.Node.TrustDomain,
 		Drain:       z.cfg.Drain,

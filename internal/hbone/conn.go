@@ -100,6 +100,8 @@ type lifeState struct {
 type recvState struct {
 	window  int
 	unacked int // taken by applications, not yet credited
+	small   int // of a stream in company; set once
+	company company
 }
 
 // newConn makes a connection of a TLS connection whose handshake is done.
@@ -114,6 +116,7 @@ func newConn(cfg connConfig, rec *recordConn, tc *tls.Conn, info ConnInfo) *conn
 	c.drainFn = func() { c.drainQueue(false) }
 	c.in.init(c)
 	c.recv.window = cfg.ConnWindow
+	c.recv.small = windowInCompany(cfg.StreamWindow, cfg.roundTrip(rec.Conn))
 	c.life.acceptUpTo = 1<<31 - 1
 	c.life.idleSince = c.born
 	c.send.init()

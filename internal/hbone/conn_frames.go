@@ -323,6 +323,7 @@ func (c *conn) admitData(id uint32, size int, end bool) (*Stream, error) {
 	case !over:
 		r.window -= size
 		r.ended = end
+		c.recv.company.note(id, size, c.in.now())
 	}
 	c.mu.Unlock()
 	switch {
@@ -348,13 +349,8 @@ func (c *conn) credit(s *Stream, n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed := c.creditConn(n)
-	if r := &s.recving; !r.ended && !s.over {
-		if r.unacked += n; r.unacked >= c.cfg.StreamWindow/creditParts {
-			c.enqueueWindow(s.id, r.unacked)
-			r.window += r.unacked
-			r.unacked = 0
-			changed = true
-		}
+	if !s.recving.ended && !s.over && c.creditStream(s, n) {
+		changed = true
 	}
 	return changed
 }

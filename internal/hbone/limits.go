@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"cmp"
+	"net"
 	"time"
 )
 
@@ -202,6 +203,11 @@ type Tuning struct {
 	// StallTime is how long the peer's socket may take nothing while we have
 	// something for it. Zero means 20 s.
 	StallTime time.Duration
+
+	// RoundTrip tells how long the way over a socket and back takes at least, so that
+	// no more bulk lies before the small messages of other streams than that way needs.
+	// With nil as much as StreamWindow may.
+	RoundTrip func(net.Conn) (time.Duration, error)
 
 	// StdRecords leaves the records of TLS to crypto/tls, as when keys cannot be
 	// had from it: it is slower, and there to compare with.

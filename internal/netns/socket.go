@@ -408,3 +408,26 @@ func control(c syscall.RawConn, fn func(fd int) error) error {
 	}
 	return err
 }
+
+// RoundTrip returns the shortest time that anything took over c and back, as far as
+// the kernel has seen. Source: tcp(7), TCP_INFO; tcpi_min_rtt in linux/tcp.h.
+func RoundTrip(c net.Conn) (time.Duration, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return 0, errors.New("round trip: not a socket")
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("round trip: %w", err)
+	}
+	var took time.Duration
+	err = control(raw, func(fd int) error {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return fmt.Errorf("round trip: %w", err)
+		}
+		took = time.Duration(info.Min_rtt) * time.Microsecond
+		return nil
+	})
+	return took, err
+}

@@ -44,7 +44,8 @@ takes tunnels on --listen, knows the caller by the certificate of the tunnel, ap
 routes and policies to each request, and sends it to an endpoint through a tunnel of
 its own. Each flag can be given by the environment variable in its description.
 AMBIT_MONITOR_AWAKE=off lets the runtime's monitor thread go to deep sleep (less idle
-CPU, slower wake-ups).
+CPU, slower wake-ups); AMBIT_PACE_PROCESSORS=off uses all processors at any load, not
+only as many as are kept busy.
 
 Spans of requests in sampled traces go to an OpenTelemetry collector (gRPC) when
 OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names one, as

@@ -7,8 +7,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/ambit-mesh/ambit/internal/awake"
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/ambit-mesh/ambit/waypoint"
 )
@@ -26,6 +28,14 @@ func main() {
 
 // serve runs the waypoint until ctx ends.
 func (f *flags) serve(ctx context.Context) error {
+	var pacing lifecycle.Group
+	defer pacing.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if os.Getenv("AMBIT_PACE_PROCESSORS") != "off" {
+		most := runtime.GOMAXPROCS(0)
+		pacing.Go(ctx, "processors", func(ctx context.Context) { lifecycle.PaceProcessors(ctx, most) })
+	}
 	return f.Serve(ctx, func(d program.Deps) (program.Runner, error) {
 		return waypoint.New(f.cfg, waypoint.Deps{Log: d.Log, Metrics: d.Metrics, Environ: f.environ})
 	})

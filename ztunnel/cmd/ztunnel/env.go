@@ -39,7 +39,8 @@ type world struct {
 type options struct {
 	logLevel string
 	logJSON  bool
-	threads  int // GOMAXPROCS
+	threads  int  // GOMAXPROCS, at most
+	pace     bool // no more than are kept busy
 	awake    bool
 	warnings []string // settings that are set and have no effect
 }
@@ -87,6 +88,7 @@ func load(w world) (ztunnel.Config, options, error) {
 		logLevel: r.text("RUST_LOG", "info"),
 		logJSON:  r.oneOf("LOG_FORMAT", "plain", "json") == "json",
 		threads:  r.threads(pc),
+		pace:     r.onOff("AMBIT_PACE_PROCESSORS", true),
 		awake:    r.onOff("AMBIT_MONITOR_AWAKE", true),
 		warnings: r.warnings(),
 	}

@@ -77,6 +77,9 @@ func run(args []string) int {
 	var tidying lifecycle.Group
 	tidy, stopTidying := context.WithCancel(context.Background())
 	tidying.Go(tidy, "give-back", lifecycle.GiveBack)
+	if runtime.GOMAXPROCS(opt.threads); opt.pace {
+		tidying.Go(tidy, "processors", func(tidy context.Context) { lifecycle.PaceProcessors(tidy, opt.threads) })
+	}
 	err = serve(cfg, opt, log)
 	stopTidying()
 	tidying.Wait()
@@ -94,7 +97,6 @@ func run(args []string) int {
 
 // serve runs the proxy until somebody asks it to end.
 func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
-	runtime.GOMAXPROCS(opt.threads)
 	if limit, err := lifecycle.LimitMemory(os.DirFS("/"), os.Environ()); err != nil {
 		log.Zap().Warn("memory limit of the cgroup cannot be read", zap.Error(err))
 	} else if limit > 0 {

@@ -97,6 +97,7 @@ var settings = []setting{
 	{env: "AMBIT_LOCAL_PATH", def: "on", help: "off: encrypt between two pods of this node too"},
 	{env: "AMBIT_OWN_RECORDS", def: "on", help: "off: crypto/tls does the records of tunnels, as in FIPS mode (slower)"},
 	{env: "AMBIT_PROVE_AFTER", def: "30s", help: "how long connections may begin on a tunnel that stands before another is made to see whether a NetworkPolicy still lets it"},
+	{env: "AMBIT_PACE_PROCESSORS", def: "on", help: "off: use all worker threads at any load, not only as many as are kept busy"},
 	{env: "AMBIT_MONITOR_AWAKE", def: "on", help: "off: let the runtime's monitor thread go to deep sleep (less idle CPU, slower wake-ups)"},
 
 	{env: "ENABLE_PROXY", state: ignored, help: "a process for DNS alone"},

@@ -1,0 +1,86 @@
+package lifecycle
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+)
+
+func TestEnough(t *testing.T) {
+	const second = time.Second
+	tests := []struct {
+		name string
+		w    work
+		want int
+	}{
+		{"nothing", work{0, second, 0}, 1},
+		{"calm, turns not known", work{second / 100, second, 0}, 1},
+		{"requests", work{second / 2, second, 60_000}, 1},
+		{"many requests", work{second * 7 / 10, second, 80_000}, 2},
+		{"a transfer: those beside it would wait", work{second * 4 / 10, second, 3_000}, 2},
+		{"transfers on a large machine", work{3 * second, second, 20_000}, 12},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.w.enough(); got != tt.want {
+				t.Errorf("%d processors, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// More come at once, up to what there is; fewer only after a while without need, one
+// at a time.
+func TestProcessorsNext(t *testing.T) {
+	p := processors{now: 1, most: 4}
+	busy := work{used: 3 * time.Second, of: time.Second, turns: 1_000_000}
+	if !p.next(busy) || p.now != 4 {
+		t.Fatalf("busy: %d processors, want all 4", p.now)
+	}
+	calm := work{of: time.Second}
+	for want := 3; want >= 1; want-- {
+		for range spareAfter - 1 {
+			if p.next(calm) {
+				t.Fatalf("fewer after too few looks: %d", p.now)
+			}
+		}
+		if !p.next(calm) || p.now != want {
+			t.Fatalf("calm: %d processors, want %d", p.now, want)
+		}
+	}
+	if p.next(calm) {
+		t.Fatal("none is left")
+	}
+	for range spareAfter - 1 {
+		p.next(calm)
+	}
+	p.next(busy)
+	for range spareAfter - 1 {
+		p.next(calm)
+	}
+	if p.now != 4 {
+		t.Errorf("a wave of load does not count: %d processors", p.now)
+	}
+}
+
+// A process that computes gets its processors, and all of them are there again at the
+// end.
+func TestPaceProcessors(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	ctx, cancel := context.WithCancel(t.Context())
+	var g Group
+	g.Go(ctx, "pace", func(ctx context.Context) { PaceProcessors(ctx, 3) })
+	deadline := time.Now().Add(20 * time.Second)
+	for x := 0; runtime.GOMAXPROCS(0) != 3; x++ { // not a pause in it: work
+		if x%1024 == 0 && time.Now().After(deadline) {
+			t.Fatalf("%d processors for one who computes all the time", runtime.GOMAXPROCS(0))
+		}
+	}
+	cancel()
+	g.Wait()
+	if got := runtime.GOMAXPROCS(0); got != 3 {
+		t.Errorf("%d processors afterwards, want 3", got)
+	}
+}

@@ -286,10 +286,15 @@ func writeWaypointStatus(out io.Writer, list []waypoints.Waypoint) error {
 			fmt.Fprintln(w, "BOUND\tnothing: set the label istio.io/use-waypoint on a namespace or service")
 		}
 		for _, b := range p.Bound {
-			if b.Refused == "" {
-				fmt.Fprintf(w, "BOUND\t%s\n", b)
-			} else {
+			switch {
+			case b.Refused != "":
 				fmt.Fprintf(w, "REFUSED\t%s\t%s\n", b, b.Refused)
+			case b.Around != "":
+				fmt.Fprintf(w, "AROUND\t%s\t%s\n", b, b.Around)
+			case b.Canary:
+				fmt.Fprintf(w, "BOUND\t%s\tas canary, beside another waypoint\n", b)
+			default:
+				fmt.Fprintf(w, "BOUND\t%s\n", b)
 			}
 		}
 	}

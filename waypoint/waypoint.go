@@ -118,7 +118,7 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 	}
 	n := w.cfg.Node
 	w.state = workload.NewStore(workload.Config{Network: n.Network, ClusterID: n.ClusterID, TrustDomain: n.TrustDomain, ClusterDomain: n.ClusterDomain})
-	w.routes = config.NewStore()
+	w.routes = config.NewStore(config.Name(w.cfg.Gateway))
 	w.routes.OnChange(w.live.review)
 	if err := w.wireControlPlane(deps); err != nil {
 		return err

@@ -210,13 +210,34 @@ func waypointMissing(ctx context.Context, e *Env) (string, error) {
 	if want := "unknown waypoint: waypoint " + e.Namespace + "/waypoint."; !strings.Contains(log, want) {
 		return "", fmt.Errorf("the log of the proxy on %s does not say %q", client.Node, want)
 	}
+	if err := e.goesAround(ctx, client); err != nil {
+		return "", err
+	}
 	if err := e.instances(ctx, 1); err != nil {
 		return "", err
 	}
 	if err := e.Reachable(ctx, client, "server:80"); err != nil {
 		return "", err
 	}
-	return "with the Gateway went what it consisted of; the service was refused, the log named the waypoint, and it served again with the Gateway", nil
+	return "with the Gateway went what it consisted of; the service was refused, the log named the waypoint; it was reached around it while the namespace asked for that, and served again with the Gateway", nil
+}
+
+// goesAround has a service reached around its waypoint, which is missing, while the
+// namespace asks for that.
+func (e *Env) goesAround(ctx context.Context, client Pod) error {
+	const label = "ambit.dev/on-waypoint-failure"
+	if _, err := e.Kubectl(ctx, "", "label", "namespace", e.Namespace, label+"=open"); err != nil {
+		return err
+	}
+	if err := e.Reachable(ctx, client, "server:80"); err != nil {
+		return fmt.Errorf("around the waypoint: %w", err)
+	}
+	if _, err := e.Kubectl(ctx, "", "label", "namespace", e.Namespace, label+"-"); err != nil {
+		return err
+	}
+	return e.Until(ctx, 20*time.Second, "refusal again", func(ctx context.Context) (bool, error) {
+		return client.Refused(ctx, "server:80") == nil, nil
+	})
 }
 
 // proxyLog is what the proxy of a node has said lately.

@@ -29,8 +29,10 @@ type Lab struct {
 	manifests Manifests
 
 	// Owned by the caller's goroutine.
-	pods   []*Pod
-	istiod *Process
+	// spaceLabels are labels that namespaces were given since, by namespace.
+	spaceLabels map[string]map[string]string
+	pods        []*Pod
+	istiod      *Process
 
 	reapers lifecycle.Group // one goroutine per process, until it ends
 }

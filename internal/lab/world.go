@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"maps"
 	"net/netip"
 
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
@@ -67,19 +68,41 @@ func meshServices() []*Service {
 	}
 }
 
-// writeWorld writes the manifests that do not depend on running pods.
-func (l *Lab) writeWorld() error {
+// writeCluster writes the manifests of what has no namespace, with the labels that
+// namespaces have been given.
+func (l *Lab) writeCluster() error {
 	var docs []any
 	for _, name := range []string{"shop", "books", "bank", "outside"} {
-		docs = append(docs, namespaceManifest(name, meshNamespaces()[name]))
+		ns := namespaceManifest(name, meshNamespaces()[name])
+		maps.Copy(ns.Labels, l.spaceLabels[name])
+		docs = append(docs, ns)
 	}
 	for _, n := range l.nodes {
 		docs = append(docs, nodeManifest(n))
 	}
-	if err := l.manifests.Apply("cluster", docs...); err != nil {
+	return l.manifests.Apply("cluster", docs...)
+}
+
+// LabelNamespace sets a label of a namespace; an empty value takes it away.
+func (l *Lab) LabelNamespace(namespace, key, value string) error {
+	if l.spaceLabels == nil {
+		l.spaceLabels = map[string]map[string]string{}
+	}
+	if l.spaceLabels[namespace] == nil {
+		l.spaceLabels[namespace] = map[string]string{}
+	}
+	if l.spaceLabels[namespace][key] = value; value == "" {
+		delete(l.spaceLabels[namespace], key)
+	}
+	return l.writeCluster()
+}
+
+// writeWorld writes the manifests that do not depend on running pods.
+func (l *Lab) writeWorld() error {
+	if err := l.writeCluster(); err != nil {
 		return err
 	}
-	docs = nil
+	var docs []any
 	seen := map[[2]string]bool{}
 	for _, p := range meshPods() {
 		if key := [2]string{p.Namespace, p.ServiceAccount}; !seen[key] {

@@ -171,7 +171,7 @@ func (s *Server) Push(changes []model.Change) {
 	}
 	for st := range s.open {
 		for i, c := range changes {
-			if c.Type != model.TypeCondition {
+			if c.Type != model.TypeCondition && !c.Links {
 				st.noteLocked(c, before[i], now)
 			}
 		}

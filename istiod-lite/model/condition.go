@@ -30,6 +30,13 @@ const (
 	ReasonNoWaypoint       = "WaypointIsNotReady"
 	ReasonAttachmentDenied = "AttachmentDenied"
 	ReasonTrafficType      = "UnsupportedTrafficType"
+	ReasonCanaryWeight     = "CanaryInvalidWeight"
+	ReasonCanarySame       = "CanarySameAsPrimary"
+
+	// Those of ours: a canary that cannot be used for another reason, and traffic that
+	// goes around a waypoint because somebody wants that.
+	ReasonCanaryNotReady = "CanaryIsNotReady"
+	ReasonAround         = "WaypointIsBypassed"
 )
 
 // IsOurCondition reports whether a condition of an object is one that this

@@ -102,7 +102,7 @@ func isBound(s *corev1.Service) bound {
 	if s == nil {
 		return bound{}
 	}
-	b, _ := boundBy(s.Labels, s.Namespace)
+	b, _ := boundBy(s, s.Namespace)
 	return b
 }
 

@@ -39,7 +39,7 @@ func (m *Model) fromSlice(es *discoveryapi.EndpointSlice) ([]*Resource, []Condit
 		if !isServing(e) {
 			w.Status = workloadapi.WorkloadStatus_UNHEALTHY
 		}
-		resources = append(resources, workloadResource(w))
+		resources = append(resources, workloadResource(w, nil))
 		resources = append(resources, m.waypointEndpoint(w, nil, false)...)
 	}
 	return resources, nil

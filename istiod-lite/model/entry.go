@@ -39,9 +39,9 @@ func (m *Model) fromWorkloadEntry(e *networking.WorkloadEntry) ([]*Resource, []C
 			}
 		}
 	}
-	var conditions []Condition
-	w.Waypoint, conditions = m.waypointOf(&e.ObjectMeta, toWorkload)
-	return append([]*Resource{workloadResource(w)}, m.waypointEndpoint(w, labels, w.Waypoint != nil)...), conditions
+	a, conditions := m.waypointOf(&e.ObjectMeta, toWorkload)
+	w.Waypoint = a.address
+	return append([]*Resource{workloadResource(w, a.through)}, m.waypointEndpoint(w, labels, len(a.through) > 0)...), conditions
 }
 
 // labelsOf are the labels of a WorkloadEntry, which may stand in two places.
@@ -135,13 +135,15 @@ func (m *Model) fromServiceEntry(e *networking.ServiceEntry) ([]*Resource, []Con
 			Addresses:       addresses,
 			SubjectAltNames: e.Spec.GetSubjectAltNames(),
 			LoadBalancing:   balancing,
-			Waypoint:        waypoint,
+			Waypoint:        waypoint.address,
+
+			WeightedWaypoints: waypoint.shares,
 		}
 		for _, port := range portsOfEntry(e) {
 			s.Ports = append(s.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
 		}
-		resources = append(resources, serviceResource(s))
-		resources = append(resources, m.waypointService(&e.ObjectMeta, KindServiceEntry, host, portsOfEntry(e), waypoint)...)
+		resources = append(resources, serviceResource(s, waypoint.through))
+		resources = append(resources, m.waypointService(&e.ObjectMeta, KindServiceEntry, host, portsOfEntry(e), waypoint.through)...)
 	}
 	return append(resources, m.inlineEndpoints(e, hosts)...), conditions
 }
@@ -259,15 +261,15 @@ func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*R
 		w := m.outside(e.Namespace, spec, e.Labels, e.Annotations)
 		w.Uid = m.cfg.ClusterID + "/networking.istio.io/ServiceEntry/" + e.Namespace + "/" + e.Name + "/" + spec.GetAddress()
 		w.Name = e.Name
-		w.Waypoint = waypoint
+		w.Waypoint = waypoint.address
 		w.WorkloadName = e.Name
 		w.CanonicalName, w.CanonicalRevision = canonical(e.Labels, e.Name)
 		w.Services = map[string]*workloadapi.PortList{}
 		for _, host := range hosts {
 			w.Services[e.Namespace+"/"+host] = entryPorts(spec, portsOfEntry(e))
 		}
-		resources = append(resources, workloadResource(w))
-		resources = append(resources, m.waypointEndpoint(w, e.Labels, w.Waypoint != nil)...)
+		resources = append(resources, workloadResource(w, waypoint.through))
+		resources = append(resources, m.waypointEndpoint(w, e.Labels, len(waypoint.through) > 0)...)
 	}
 	for _, spec := range e.Spec.GetEndpoints() {
 		add(spec, hosts)
@@ -283,12 +285,12 @@ func (m *Model) inlineEndpoints(e *networking.ServiceEntry, hosts []string) []*R
 
 // waypointOfEndpoints is that of calls to an inline endpoint's own address: the
 // waypoint of the entry or the namespace, if it serves workloads.
-func (m *Model) waypointOfEndpoints(e *networking.ServiceEntry) *workloadapi.GatewayAddress {
+func (m *Model) waypointOfEndpoints(e *networking.ServiceEntry) attachment {
 	b, ok := m.boundTo(&e.ObjectMeta)
 	if !ok {
-		return nil
+		return attachment{}
 	}
 	b.own = false // the label is about the entry's hosts in the first place
-	address, _ := m.attach(b, e.Namespace, toWorkload)
-	return address
+	a, _ := m.attach(b, e.Namespace, toWorkload)
+	return a
 }

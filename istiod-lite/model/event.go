@@ -127,7 +127,7 @@ type Resource struct {
 	// groups, too.
 	Services []string
 	// Groups are names of what else it belongs to, and Needs what a waypoint that has
-	// it must have as well. Both follow from the content: they change with it only.
+	// it must have as well.
 	Groups []string
 	Needs  []Need
 	// Node is the node of a pod.
@@ -172,6 +172,9 @@ type Change struct {
 	Object     Key
 	Conditions []Condition
 
+	// Links is true when the content is what it was, and what it belongs to or needs
+	// differs: who has the resource has it as it is.
+	Links bool
 	// Urgent changes must not wait for others: something went, or takes no new
 	// connections any more.
 	Urgent bool

@@ -377,7 +377,8 @@ func (m *Model) change(key resourceKey, old *Resource) (Change, bool) {
 		c.Urgent = true
 	case old == nil:
 	case old.Version() == now.Version():
-		return c, false
+		c.Links = true
+		return c, !slices.Equal(old.Groups, now.Groups) || !slices.Equal(old.Needs, now.Needs)
 	default:
 		c.Urgent = old.Healthy && !now.Healthy
 	}

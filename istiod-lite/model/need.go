@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
@@ -30,12 +31,13 @@ const OwnNamespace = ":own"
 // own service.
 func ThroughGroup(service string) string { return "through:" + service }
 
-// throughGroup is the group of what has to be reached through a gateway address.
-func throughGroup(a *workloadapi.GatewayAddress) []string {
-	if a == nil {
-		return nil
+// throughGroups are the groups of what is served by waypoints.
+func throughGroups(through []*workloadapi.GatewayAddress) []string {
+	var groups []string
+	for _, a := range through {
+		groups = append(groups, ThroughGroup(a.GetHostname().GetNamespace()+"/"+a.GetHostname().GetHostname()))
 	}
-	return []string{ThroughGroup(a.GetHostname().GetNamespace() + "/" + a.GetHostname().GetHostname())}
+	return groups
 }
 
 // hostGroup is the group of the services with a host name, whatever their namespace.
@@ -73,7 +75,7 @@ func rulesNeeded(namespace string, policies, authentications []string, bound boo
 // needsOfService is what a waypoint needs for a service that is bound to it: what its
 // routes lead to, and what decides about its requests.
 func needsOfService(s *waypointapi.Service) []Need {
-	needs := rulesNeeded(s.Namespace, s.Policies, s.Authentications, true)
+	needs := rulesNeeded(s.Namespace, slices.Concat(s.Policies, s.Canary.GetPolicies()), slices.Concat(s.Authentications, s.Canary.GetAuthentications()), true)
 	seen := map[string]bool{}
 	add := func(b *waypointapi.Backend) {
 		if name := b.GetService(); name != "" && !seen[name] {

@@ -50,9 +50,9 @@ func (m *Model) fromPod(p *corev1.Pod) ([]*Resource, []Condition) {
 	if p.Spec.HostNetwork {
 		w.NetworkMode = workloadapi.NetworkMode_HOST_NETWORK
 	}
-	var conditions []Condition
-	w.Waypoint, conditions = m.waypointOf(&p.ObjectMeta, toWorkload)
-	return append([]*Resource{workloadResource(w)}, m.waypointEndpoint(w, p.Labels, w.Waypoint != nil)...), conditions
+	a, conditions := m.waypointOf(&p.ObjectMeta, toWorkload)
+	w.Waypoint = a.address
+	return append([]*Resource{workloadResource(w, a.through)}, m.waypointEndpoint(w, p.Labels, len(a.through) > 0)...), conditions
 }
 
 // HasEnded reports whether none of the pod's containers will ever run again.

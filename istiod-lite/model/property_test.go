@@ -46,6 +46,9 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				if got != want {
 					t.Fatalf("step %d, after %v: incremental\n%s\nfrom scratch\n%s", step, events, got, want)
 				}
+				if got, want := links(m), links(scratch); got != want {
+					t.Fatalf("step %d, after %v: groups and needs, incremental\n%s\nfrom scratch\n%s", step, events, got, want)
+				}
 				if text := joined(follower); text != want {
 					t.Fatalf("step %d: the changes lead to\n%s\nwant\n%s", step, text, want)
 				}
@@ -59,6 +62,10 @@ func followChange(t *testing.T, held map[string]string, c model.Change) {
 	t.Helper()
 	name := c.Type.String() + " " + c.Name + c.Object.String()
 	switch {
+	case c.Links:
+		if held[name] != c.Resource.Version() {
+			t.Errorf("%s is said to be what it was", name)
+		}
 	case c.Type == model.TypeCondition && len(c.Conditions) > 0:
 		held[name] = fmt.Sprint(c.Conditions)
 	case c.Type != model.TypeCondition && c.Resource != nil:
@@ -86,6 +93,15 @@ func state(m *model.Model) string {
 	return joined(held)
 }
 
+// links writes what belongs to what and needs what.
+func links(m *model.Model) string {
+	held := map[string]string{}
+	for _, r := range m.Resources() {
+		held[r.Type.String()+" "+r.Name] = fmt.Sprint(r.Groups, r.Needs)
+	}
+	return joined(held)
+}
+
 // joined writes a map in order.
 func joined(held map[string]string) string {
 	var lines []string
@@ -104,12 +120,12 @@ func randomEvent(t *testing.T, r *rand.Rand) model.Event {
 	selector := pick("", "selector: {matchLabels: {app: "+app+"}}, ", "selector: {}, ")
 	mode := func() string { return pick("STRICT", "PERMISSIVE", "UNSET", "DISABLE") }
 	meta := func(names ...string) string {
-		return fmt.Sprintf("metadata: {name: %s, namespace: %s, labels: {app: %s, istio.io/use-waypoint: %s, istio.io/use-waypoint-namespace: %s}, creationTimestamp: %q}\n",
-			pick(names...), ns, app, pick("none", "wp", "web", `""`), pick("a", `""`), pick("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"))
+		return fmt.Sprintf("metadata: {name: %s, namespace: %s, labels: {app: %s, istio.io/use-waypoint: %s, istio.io/use-waypoint-namespace: %s, istio.io/use-waypoint-canary: %s}, creationTimestamp: %q}\n",
+			pick(names...), ns, app, pick("none", "wp", "web", `""`), pick("a", `""`), pick("wp", `""`), pick("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"))
 	}
 	hosts := pick("[h1]", "[h1, h2]", "[web.a.svc.cluster.local]")
 	texts := []string{
-		"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", labels: {istio.io/use-waypoint: " + pick("none", "wp", `""`) + "}, annotations: {networking.istio.io/traffic-distribution: " + pick("PreferClose", "Odd") + "}}\n",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", labels: {ambit.dev/on-waypoint-failure: " + pick("open", "refuse") + ", istio.io/use-waypoint: " + pick("none", "wp", `""`) + ", istio.io/use-waypoint-canary: " + pick("wp", "web", `""`) + "}, annotations: {istio.io/use-waypoint-canary-weight: '" + pick("10", "x") + "', networking.istio.io/traffic-distribution: " + pick("PreferClose", "Odd") + "}}\n",
 		"apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: " + pick("wp", "web") + ", namespace: " + ns + ", labels: {istio.io/waypoint-for: " + pick("all", "none", "service", "workload", `""`) + "}}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {namespaces: {from: " + pick("All", "Same", "Selector, selector: {matchLabels: {istio.io/use-waypoint: wp}}") + "}}}]}\n",
 		"apiVersion: v1\nkind: Node\nmetadata: {name: " + pick("n1", "n2") + ", labels: {topology.kubernetes.io/zone: " + pick("z1", "z2") + "}}\nstatus: {conditions: [{type: Ready, status: '" + pick("True", "Unknown") + "'}]}\n",
 		"apiVersion: v1\nkind: Pod\n" + meta("p1", "p2", "p3") + "spec: {nodeName: " + pick("n1", "n2") + ", containers: [{name: c, ports: [{name: " + pick("http", "sql") + ", containerPort: 8080}]}]}\nstatus: {podIP: 10.0.0." + pick("1", "2") + ", phase: " + pick("Running", "Succeeded") + ", conditions: [{type: Ready, status: '" + pick("True", "False") + "'}, {type: ContainersReady, status: '" + pick("True", "False") + "'}]}\n",

@@ -22,9 +22,9 @@ const throughLabel = "ambit.dev/only-through-waypoint"
 // underscore cannot stand in names of objects.
 const throughPrefix = "ambit_through_waypoint_"
 
-// waypointService is how waypoints treat the requests of a service: of one that is
-// bound to a waypoint, at the address, or to which routes of others lead.
-func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort, address *workloadapi.GatewayAddress) []*Resource {
+// waypointService is how waypoints treat the requests of a service: of one that they
+// serve, or to which routes of others lead.
+func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort, through []*workloadapi.GatewayAddress) []*Resource {
 	key := Key{kind, o.Namespace, o.Name}
 	b, bound := m.boundTo(o)
 	if !bound && !m.isRequested(key, o) {
@@ -36,6 +36,13 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 		s.Policies = m.attachedTo(KindAuthorizationPolicy, key, b.gateway)
 		s.Authentications = m.attachedTo(KindRequestAuthentication, key, b.gateway)
 		s.TellClient = m.tellsClient(b.gateway)
+		if c := b.canary; c != (Key{}) {
+			s.Canary = &waypointapi.Canary{
+				Waypoint: &waypointapi.ObjectName{Namespace: c.Namespace, Name: c.Name},
+				Policies: m.attachedTo(KindAuthorizationPolicy, key, c), Authentications: m.attachedTo(KindRequestAuthentication, key, c),
+				TellClient: m.tellsClient(c),
+			}
+		}
 		s.Tables, s.Streams = m.routeTables(key, host, ports)
 	}
 	for _, p := range ports {
@@ -48,7 +55,7 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 			p.Traffic = d.Ports[p.Number]
 		}
 	}
-	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s, throughGroup(address), needsOfService(s))}
+	return []*Resource{waypointResource(TypeWaypointService, WaypointServiceURL, o.Namespace+"/"+host, s, throughGroups(through), needsOfService(s))}
 }
 
 // attachedTo are the names of the objects of a kind that are attached to a service,
@@ -100,8 +107,12 @@ func (m *Model) demands(o *metav1.ObjectMeta) bool {
 // there is no such demand.
 func (m *Model) throughWaypoint(service *corev1.Service) []*Resource {
 	b, ok := m.boundTo(&service.ObjectMeta)
-	if !ok || !m.demands(&service.ObjectMeta) || len(clusterIPs(service)) == 0 {
+	if !ok || !m.demands(&service.ObjectMeta) || len(clusterIPs(service)) == 0 || m.goesAround(b, service.Namespace) {
 		return nil
+	}
+	var waypoints []*securityapi.StringMatch
+	for _, g := range b.waypoints() {
+		waypoints = append(waypoints, exactPrincipal(m.waypointAccount(g)))
 	}
 	ports := m.targetPorts(service)
 	if len(ports) == 0 {
@@ -111,7 +122,7 @@ func (m *Model) throughWaypoint(service *corev1.Service) []*Resource {
 		Name: throughPrefix + service.Name, Namespace: service.Namespace,
 		Scope: securityapi.Scope_WORKLOAD_SELECTOR, Action: securityapi.Action_DENY,
 		Rules: []*securityapi.Rule{{Clauses: []*securityapi.Clause{
-			{Matches: []*securityapi.Match{{NotPrincipals: []*securityapi.StringMatch{exactPrincipal(m.waypointAccount(b.gateway))}}}},
+			{Matches: []*securityapi.Match{{NotPrincipals: waypoints}}},
 			{Matches: []*securityapi.Match{{DestinationPorts: ports}}},
 		}}},
 	})}
@@ -192,6 +203,7 @@ func (m *Model) getsRequests(w *workloadapi.Workload) bool {
 			if m.isRequested(Key{KindService, namespace, name}, &service.ObjectMeta) {
 				return true
 			}
+			continue // no ServiceEntry has its name
 		}
 		for _, e := range s.serviceEntries {
 			if slices.Contains(e.Spec.GetHosts(), host) && m.isRequested(Key{KindServiceEntry, namespace, e.Name}, &e.ObjectMeta) {

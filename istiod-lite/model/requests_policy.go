@@ -202,20 +202,23 @@ func pathPattern(v string) (*waypointapi.PathPattern, error) {
 // namespace; of the root namespace, those of the mesh.
 func (m *Model) waypointsNear(namespace string) []string {
 	found := map[string]bool{}
+	near := func(b bound, ok bool) {
+		if ok {
+			for _, g := range b.waypoints() {
+				found[m.waypointAccount(g)] = true
+			}
+		}
+	}
 	for _, ns := range m.reach(namespace) {
 		s := m.spaces[ns]
 		if s == nil {
 			continue
 		}
 		if s.namespace != nil {
-			if b, ok := boundBy(s.namespace.Labels, ns); ok {
-				found[m.waypointAccount(b.gateway)] = true
-			}
+			near(boundBy(s.namespace, ns))
 		}
 		for _, service := range s.services {
-			if b, ok := boundBy(service.Labels, ns); ok {
-				found[m.waypointAccount(b.gateway)] = true
-			}
+			near(boundBy(service, ns))
 		}
 	}
 	return slices.Sorted(maps.Keys(found))

@@ -32,8 +32,8 @@ const (
 // have to collide, by chance, for a change to be missed.
 const versionBytes = 8
 
-// workloadResource packs a workload.
-func workloadResource(w *workloadapi.Workload) *Resource {
+// workloadResource packs a workload that is served by waypoints.
+func workloadResource(w *workloadapi.Workload, through []*workloadapi.GatewayAddress) *Resource {
 	r := &Resource{
 		Type:     TypeAddress,
 		Name:     w.Uid,
@@ -49,14 +49,14 @@ func workloadResource(w *workloadapi.Workload) *Resource {
 			}
 		}
 	}
-	r.Groups = throughGroup(w.Waypoint)
+	r.Groups = throughGroups(through)
 	r.Needs = []Need{{Type: TypeWaypointEndpoint, Name: w.Uid}}
 	r.pack(AddressURL, aliases, &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: w}})
 	return r
 }
 
-// serviceResource packs a service.
-func serviceResource(s *workloadapi.Service) *Resource {
+// serviceResource packs a service that is served by waypoints.
+func serviceResource(s *workloadapi.Service, through []*workloadapi.GatewayAddress) *Resource {
 	r := &Resource{Type: TypeAddress, Name: s.Namespace + "/" + s.Hostname, IsService: true}
 	var aliases []string
 	for _, a := range s.Addresses {
@@ -69,7 +69,7 @@ func serviceResource(s *workloadapi.Service) *Resource {
 			aliases = append(aliases, fmt.Sprintf("%s/%v/%d", a.Network, addr, a.GetLength()))
 		}
 	}
-	r.Groups = append(throughGroup(s.Waypoint), hostGroup(s.Hostname))
+	r.Groups = append(throughGroups(through), hostGroup(s.Hostname))
 	r.Needs = []Need{{Name: r.Name}, {Type: TypeWaypointService, Name: r.Name}}
 	r.pack(AddressURL, aliases, &workloadapi.Address{Type: &workloadapi.Address_Service{Service: s}})
 	return r

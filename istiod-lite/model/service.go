@@ -40,10 +40,10 @@ func (m *Model) fromService(s *corev1.Service) ([]*Resource, []Condition) {
 		service.Ports = append(service.Ports, &workloadapi.Port{ServicePort: port.number, TargetPort: port.target, AppProtocol: port.app})
 	}
 	waypoint, more := m.waypointOf(&s.ObjectMeta, toService)
-	service.Waypoint = waypoint
-	service.IngressUseWaypoint = waypoint != nil && m.ingressUsesWaypoint(&s.ObjectMeta)
-	resources := []*Resource{serviceResource(service)}
-	resources = append(resources, m.waypointService(&s.ObjectMeta, KindService, service.Hostname, portsOf(s), waypoint)...)
+	service.Waypoint, service.WeightedWaypoints = waypoint.address, waypoint.shares
+	service.IngressUseWaypoint = waypoint.address != nil && m.ingressUsesWaypoint(&s.ObjectMeta)
+	resources := []*Resource{serviceResource(service, waypoint.through)}
+	resources = append(resources, m.waypointService(&s.ObjectMeta, KindService, service.Hostname, portsOf(s), waypoint.through)...)
 	resources = append(resources, m.throughWaypoint(s)...)
 	return resources, append(conditions, more...)
 }

@@ -1,8 +1,12 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strconv"
 
+	"istio.io/api/annotation"
 	"istio.io/api/label"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,10 +37,20 @@ const (
 	toWorkload traffic = "workload"
 )
 
-// bound is a label that asks for a waypoint.
+// openLabel on a namespace, with the value open, has traffic to what is bound in it go
+// around a waypoint that is missing or not ready, as other ambient meshes do. Without
+// it such traffic is refused.
+const openLabel = "ambit.dev/on-waypoint-failure"
+
+// bound is what labels ask for.
 type bound struct {
 	gateway Key
-	own     bool // the object's own label; else that of its namespace
+	own     bool // by the object's own labels; else by those of its namespace
+
+	// canary is a second waypoint that has a share of the connections to a service;
+	// the zero Key when there is none. weight is that share, as it is written.
+	canary Key
+	weight string
 }
 
 // boundTo reads the label of an object, else of its namespace. ok is false when
@@ -45,14 +59,14 @@ func (m *Model) boundTo(o *metav1.ObjectMeta) (b bound, ok bool) {
 	if o.Labels[label.IoK8sNetworkingGatewayGatewayName.Name] != "" || m.isGateway(o) {
 		return bound{}, false
 	}
-	if b, ok := boundBy(o.Labels, o.Namespace); ok || o.Labels[label.IoIstioUseWaypoint.Name] == noWaypoint {
+	if b, ok := boundBy(o, o.Namespace); ok || o.Labels[label.IoIstioUseWaypoint.Name] == noWaypoint {
 		return b, ok
 	}
 	s := m.spaces[o.Namespace]
 	if s == nil || s.namespace == nil {
 		return bound{}, false
 	}
-	b, ok = boundBy(s.namespace.Labels, o.Namespace)
+	b, ok = boundBy(s.namespace, o.Namespace)
 	b.own = false
 	return b, ok
 }
@@ -65,58 +79,156 @@ func (m *Model) isGateway(o *metav1.ObjectMeta) bool {
 }
 
 // boundBy reads the labels of an object in a namespace, or of the namespace.
-func boundBy(labels map[string]string, namespace string) (bound, bool) {
-	name := labels[label.IoIstioUseWaypoint.Name]
-	if name == "" || name == noWaypoint {
+func boundBy(o metav1.Object, namespace string) (bound, bool) {
+	labels := o.GetLabels()
+	of := func(name, in string) Key {
+		if n := labels[name]; n != "" && n != noWaypoint {
+			return Key{KindGateway, cmp.Or(labels[in], namespace), n}
+		}
+		return Key{}
+	}
+	b := bound{gateway: of(label.IoIstioUseWaypoint.Name, label.IoIstioUseWaypointNamespace.Name), own: true}
+	if b.gateway == (Key{}) {
 		return bound{}, false
 	}
-	if other := labels[label.IoIstioUseWaypointNamespace.Name]; other != "" {
-		namespace = other
+	b.canary = of(label.IoIstioUseWaypointCanary.Name, label.IoIstioUseWaypointCanaryNamespace.Name)
+	if b.canary != (Key{}) {
+		b.weight = o.GetAnnotations()[annotation.IoIstioUseWaypointCanaryWeight.Name]
 	}
-	return bound{gateway: Key{KindGateway, namespace, name}, own: true}, true
+	return b, true
 }
 
-// waypointOf is where traffic to an object has to go first; nil when it goes to
-// the object itself. What asks for a waypoint that cannot be used gets one all
-// the same: proxies do not find it, and refuse.
-func (m *Model) waypointOf(o *metav1.ObjectMeta, t traffic) (*workloadapi.GatewayAddress, []Condition) {
+// waypoints are the Gateways that are asked for.
+func (b bound) waypoints() []Key {
+	if b.canary == (Key{}) || b.canary == b.gateway {
+		return []Key{b.gateway}
+	}
+	return []Key{b.gateway, b.canary}
+}
+
+// attachment is where traffic to an object goes.
+type attachment struct {
+	// address is where it has to go first; nil: to the object itself.
+	address *workloadapi.GatewayAddress
+	// shares are those of address and of a canary; none: address has everything.
+	shares []*workloadapi.WeightedWaypoint
+	// through are the waypoints that serve the object, or will when they are ready.
+	through []*workloadapi.GatewayAddress
+}
+
+// waypointOf is where traffic to an object goes. What asks for a waypoint that cannot
+// be used gets one all the same: proxies do not find it, and refuse.
+func (m *Model) waypointOf(o *metav1.ObjectMeta, t traffic) (attachment, []Condition) {
 	b, ok := m.boundTo(o)
 	if !ok {
-		return nil, nil
+		return attachment{}, nil
 	}
-	address, c := m.attach(b, o.Namespace, t)
+	a, c := m.attach(b, o.Namespace, t)
 	if c == nil || !b.own { // what a namespace asks for is answered there
-		return address, nil
+		return a, nil
 	}
-	return address, []Condition{*c}
+	return a, []Condition{*c}
 }
 
-// attach is what comes of a wish for a waypoint. The condition is nil when there
-// is nothing to say.
-func (m *Model) attach(b bound, namespace string, t traffic) (*workloadapi.GatewayAddress, *Condition) {
+// attach is what comes of a wish for a waypoint, and for a canary. The condition is nil
+// when there is nothing to say.
+func (m *Model) attach(b bound, namespace string, t traffic) (attachment, *Condition) {
+	a, c := m.attachOne(b, namespace, t)
+	if t != toService || b.canary == (Key{}) || c == nil || !c.True {
+		return a, c
+	}
+	weight, problem := m.canaryWeight(b)
+	if problem == nil {
+		second, other := m.attachOne(bound{gateway: b.canary, own: true}, namespace, t)
+		if other.True {
+			a.shares = []*workloadapi.WeightedWaypoint{{Destination: a.address, Weight: 100 - weight}, {Destination: second.address, Weight: weight}}
+			a.through = append(a.through, second.through...)
+			c.Message += fmt.Sprintf(", and %d %% of the connections to its canary %s/%s", weight, b.canary.Namespace, b.canary.Name)
+			return a, c
+		}
+		problem = &Condition{Reason: ReasonCanaryNotReady, Message: other.Message}
+		if len(second.through) > 0 { // connections that it has may end there
+			a.through = append(a.through, second.through...)
+		}
+	}
+	return a, &Condition{Type: ConditionBound, Reason: problem.Reason, Message: fmt.Sprintf(
+		"%s has all connections, and its canary none: %s", m.nameOf(b.gateway), problem.Message)}
+}
+
+// nameOf names a waypoint for people.
+func (m *Model) nameOf(g Key) string { return "waypoint " + g.Namespace + "/" + g.Name }
+
+// canaryWeight is the share of a canary in percent, or what is wrong with it. Source:
+// the ambient ecosystem's annotation; without one it is nothing.
+func (m *Model) canaryWeight(b bound) (uint32, *Condition) {
+	if b.canary == b.gateway {
+		return 0, &Condition{Reason: ReasonCanarySame, Message: fmt.Sprintf("label %s names the same waypoint", label.IoIstioUseWaypointCanary.Name)}
+	}
+	weight, err := strconv.ParseUint(cmp.Or(b.weight, "0"), 10, 32)
+	if err != nil || weight > 100 {
+		return 0, &Condition{Reason: ReasonCanaryWeight, Message: fmt.Sprintf("annotation %s: want a whole number from 0 to 100, not %q", annotation.IoIstioUseWaypointCanaryWeight.Name, b.weight)}
+	}
+	return uint32(weight), nil
+}
+
+// attachOne is what comes of a wish for one waypoint.
+func (m *Model) attachOne(b bound, namespace string, t traffic) (attachment, *Condition) {
 	s := m.spaces[b.gateway.Namespace]
 	if s == nil || s.gateways[b.gateway.Name] == nil {
 		if !b.own && t != toService {
-			return nil, nil // it would serve services, unless it said otherwise
+			return attachment{}, nil // it would serve services, unless it said otherwise
 		}
-		return m.waypointAddress(b.gateway), refused(ReasonNoWaypoint, b, "is not ready: there is no Gateway of that name")
+		return m.failing(b, namespace, "there is no Gateway of that name")
 	}
 	g := s.gateways[b.gateway.Name]
 	switch {
 	case !m.serves(g, t) && !b.own:
-		return nil, nil // ordinary: waypoints of namespaces serve services only
+		return attachment{}, nil // ordinary: waypoints of namespaces serve services only
 	case !m.serves(g, t):
-		return unusable(b.gateway), refused(ReasonTrafficType, b, "does not serve %ss: its label %s is %q", t, label.IoIstioWaypointFor.Name, m.servedBy(g))
+		return attachment{address: unusable(b.gateway)}, refused(ReasonTrafficType, b, "does not serve %ss: its label %s is %q", t, label.IoIstioWaypointFor.Name, m.servedBy(g))
 	case !m.admits(g, namespace):
-		return unusable(b.gateway), refused(ReasonAttachmentDenied, b, "does not admit namespace %s: see allowedRoutes of its listener", namespace)
+		return attachment{address: unusable(b.gateway)}, refused(ReasonAttachmentDenied, b, "does not admit namespace %s: see allowedRoutes of its listener", namespace)
 	}
 	if why := m.notReady(g); why != "" {
-		return m.waypointAddress(b.gateway), refused(ReasonNoWaypoint, b, "is not ready: %s", why)
+		return m.failing(b, namespace, why)
 	}
-	return m.waypointAddress(b.gateway), &Condition{
+	address := m.waypointAddress(b.gateway)
+	return attachment{address: address, through: []*workloadapi.GatewayAddress{address}}, &Condition{
 		Type: ConditionBound, True: true, Reason: ReasonWaypointAccepted,
 		Message: fmt.Sprintf("attached to waypoint %s/%s", b.gateway.Namespace, b.gateway.Name),
 	}
+}
+
+// failing is what comes of a wish for a waypoint that is missing or not ready: traffic
+// is refused, or goes around it where the namespace of the object wants that.
+func (m *Model) failing(b bound, namespace, why string) (attachment, *Condition) {
+	address := m.waypointAddress(b.gateway)
+	a := attachment{address: address, through: []*workloadapi.GatewayAddress{address}}
+	if !m.isOpen(namespace) {
+		return a, refused(ReasonNoWaypoint, b, "is not ready: %s", why)
+	}
+	a.address = nil
+	return a, &Condition{
+		Type: ConditionBound, Reason: ReasonAround,
+		Message: fmt.Sprintf("waypoint %s/%s is not ready: %s. Until then traffic goes around it, without what only a waypoint decides, because namespace %s has the label %s: open",
+			b.gateway.Namespace, b.gateway.Name, why, namespace, openLabel),
+	}
+}
+
+// isOpen reports whether a namespace wants traffic to go around waypoints that fail.
+func (m *Model) isOpen(namespace string) bool {
+	s := m.spaces[namespace]
+	return s != nil && s.namespace != nil && s.namespace.Labels[openLabel] == "open"
+}
+
+// goesAround reports whether traffic to a service goes around the waypoint that it
+// asks for.
+func (m *Model) goesAround(b bound, namespace string) bool {
+	if !m.isOpen(namespace) {
+		return false
+	}
+	a, _ := m.attachOne(b, namespace, toService)
+	return a.address == nil
 }
 
 // refused says why traffic cannot take the way that was asked for, and what to do.
@@ -193,7 +305,7 @@ func (m *Model) fromNamespace(namespace string) []Condition {
 	if s == nil || s.namespace == nil {
 		return nil
 	}
-	b, ok := boundBy(s.namespace.Labels, namespace)
+	b, ok := boundBy(s.namespace, namespace)
 	if !ok {
 		return nil
 	}
@@ -221,9 +333,13 @@ func (m *Model) dependOnGateway(key Key, d dirty) {
 	for name, s := range m.spaces {
 		found := false
 		mark := func(kind Kind, o Object) {
-			if b, ok := m.boundTo(&metav1.ObjectMeta{Namespace: name, Labels: o.GetLabels()}); ok && b.gateway == key {
+			if b, ok := m.boundTo(&metav1.ObjectMeta{Namespace: name, Labels: o.GetLabels()}); ok && slices.Contains(b.waypoints(), key) {
 				d.add(Key{kind, name, o.GetName()})
 				found = true
+				// Whether its pods demand the waypoint hangs on whether that is there.
+				if service, ok := o.(*corev1.Service); ok && m.isOpen(name) {
+					m.markSelected(name, service.Spec.Selector, true, d)
+				}
 			}
 		}
 		for _, o := range s.services {
@@ -239,7 +355,7 @@ func (m *Model) dependOnGateway(key Key, d dirty) {
 			mark(KindServiceEntry, o)
 		}
 		if s.namespace != nil {
-			if b, ok := boundBy(s.namespace.Labels, name); ok && b.gateway == key {
+			if b, ok := boundBy(s.namespace, name); ok && slices.Contains(b.waypoints(), key) {
 				d.add(Key{Kind: KindNamespace, Name: name})
 				found = true
 			}

@@ -34,6 +34,7 @@ func labelled(namespace, ofService, ofPod string) string {
 const (
 	ask    = "istio.io/use-waypoint: wp"
 	optOut = "istio.io/use-waypoint: none"
+	open   = "ambit.dev/on-waypoint-failure: open"
 	across = ask + ", istio.io/use-waypoint-namespace: shop"
 
 	ready    = "wp.shop.svc.cluster.local" // its Service; nothing is there when it is missing
@@ -82,6 +83,11 @@ func TestWaypoints(t *testing.T) {
 			service: across, wantService: ready, serviceSays: "WaypointAccepted"},
 		{name: "other namespace, not selected: refused", ns: "books", world: waypointGateway("", ", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}"),
 			service: across, wantService: unusable, serviceSays: "AttachmentDenied"},
+		{name: "open, no Gateway: around it", world: namespaced("shop", open), service: ask, pod: ask, serviceSays: "WaypointIsBypassed", podSays: "WaypointIsBypassed"},
+		{name: "open, Gateway without Service: around it", world: namespaced("shop", open+", "+ask) + "---\n" + strings.Split(waypointGateway("", ""), "---")[0], spaceIs: "WaypointIsBypassed"},
+		{name: "open, waypoint there: through it", world: namespaced("shop", open) + "---\n" + waypointGateway("", ""), service: ask, wantService: ready, serviceSays: "WaypointAccepted"},
+		{name: "open, of a kind that it does not serve: refused", world: namespaced("shop", open) + "---\n" + waypointGateway("", ""), pod: ask, wantPod: unusable, podSays: "UnsupportedTrafficType"},
+		{name: "open is said by the namespace of the object, not the waypoint's: refused", ns: "books", world: namespaced("shop", open), service: across, wantService: ready, serviceSays: "WaypointIsNotReady"},
 		{name: "namespace asks for one that does not admit it: refused", ns: "books", world: namespaced("books", across) + "---\n" + waypointGateway("", ""),
 			wantService: unusable, spaceIs: "AttachmentDenied"},
 	}
@@ -133,7 +139,10 @@ func wantBound(t *testing.T, m *model.Model, key model.Key, want string) {
 	if got != want {
 		t.Errorf("%v says %q (%s), want %q", key, got, message, want)
 	}
-	if want != "" && want != model.ReasonWaypointAccepted {
+	if want == model.ReasonAround && !strings.Contains(message, "goes around it, without what only a waypoint decides") {
+		t.Errorf("%v: %q does not say what that means", key, message)
+	}
+	if want != "" && want != model.ReasonWaypointAccepted && want != model.ReasonAround {
 		for _, words := range []string{"traffic is refused", "istio.io/use-waypoint to none"} {
 			if !strings.Contains(message, words) {
 				t.Errorf("%v: %q does not say %q", key, message, words)

@@ -16,7 +16,7 @@ import (
 // Service is how the requests of one service are treated. It never changes.
 type Service struct {
 	workload.Key
-	// Waypoint is the Gateway that serves it.
+	// Waypoint is the Gateway that serves it: our own, if it is one of several.
 	Waypoint Name
 	// Policies and Authentications are names of those attached to the service, its
 	// waypoint or the waypoint's class.
@@ -91,14 +91,19 @@ type Backend struct {
 	Broken  string // why requests cannot go there; empty: they can
 }
 
-// compileService checks everything.
-func compileService(m *waypointapi.Service) (*Service, error) {
+// compileService checks everything, for the waypoint of a Gateway.
+func compileService(m *waypointapi.Service, own Name) (*Service, error) {
 	s := &Service{
 		Key:      workload.Key{Namespace: m.GetNamespace(), Hostname: m.GetHostname()},
 		Waypoint: Name{m.GetWaypoint().GetNamespace(), m.GetWaypoint().GetName()},
 		Policies: m.GetPolicies(), Authentications: m.GetAuthentications(), TellClient: m.GetTellClient(),
-		ruleNames: joinNames(m.GetPolicies(), m.GetAuthentications()), traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
+		traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
 	}
+	if c := m.GetCanary(); c != nil && own == (Name{c.GetWaypoint().GetNamespace(), c.GetWaypoint().GetName()}) {
+		s.Waypoint = own
+		s.Policies, s.Authentications, s.TellClient = c.GetPolicies(), c.GetAuthentications(), c.GetTellClient()
+	}
+	s.ruleNames = joinNames(s.Policies, s.Authentications)
 	for _, p := range m.GetPorts() {
 		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
 			return nil, fmt.Errorf("port %d", p.GetNumber())

@@ -61,15 +61,16 @@ func (p *Picture) Provider(name string) *waypointapi.Provider { return p.provide
 
 // Store publishes pictures. One goroutine applies changes, any number reads.
 type Store struct {
+	own     Name                    // the Gateway that we are the waypoint of
 	current atomic.Pointer[Picture] // never nil
 
 	mu        sync.Mutex // held while a change is made and told
 	listeners []func(*Picture)
 }
 
-// NewStore makes a store that knows nothing.
-func NewStore() *Store {
-	s := &Store{}
+// NewStore makes a store that knows nothing, for the waypoint of a Gateway.
+func NewStore(own Name) *Store {
+	s := &Store{own: own}
 	s.current.Store(&Picture{})
 	return s
 }
@@ -137,7 +138,7 @@ func (s *Store) ApplyServices(resources []*discoveryv3.Resource, removed []strin
 	s.change(func(next *Picture) {
 		next.services = own(next.services)
 		put := func(name string, m *waypointapi.Service) error {
-			svc, err := compileService(m)
+			svc, err := compileService(m, s.own)
 			if err != nil {
 				return err
 			}

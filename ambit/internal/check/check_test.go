@@ -9,7 +9,9 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +122,29 @@ func daemonSet(namespace, name, key, value string) appsv1.DaemonSet {
 	return d
 }
 
+// spaceWith is the namespace shop with a label.
+func spaceWith(key, value string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{key: value}}}
+}
+
+// A waypoint that is missing, where traffic is to go around it: nothing is refused, and
+// what is reached around it now is named.
+func TestWaypointsThatAreBypassedNow(t *testing.T) {
+	w := healthy(t)
+	w.Waypoints = waypoints.Of(spaceWith("ambit.dev/on-waypoint-failure", "open"), boundService("web"))
+	var got []string
+	for _, f := range Run(w, now).Findings {
+		got = append(got, fmt.Sprintf("%s %s: %s", f.Level, f.Where, f.What))
+	}
+	want := []string{
+		"warning waypoint shop/wp: there is no Gateway of that name",
+		"warning namespace shop: while a waypoint is missing or not ready traffic goes around it (label ambit.dev/on-waypoint-failure: open)\nnow: service shop/web",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("findings\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func TestNothingToComplainOf(t *testing.T) {
 	r := Run(healthy(t), now)
 	if len(r.Findings) != 0 {
@@ -198,6 +223,16 @@ func TestFindings(t *testing.T) {
 			g.Labels = map[string]string{"istio.io/waypoint-for": "workload"}
 			w.Waypoints = waypoints.Of(g, boundService("web"))
 		}, Error, false, "service shop/web", "does not serve services"},
+		{"traffic that goes around waypoints that fail", func(w *World) {
+			w.Waypoints = waypoints.Of(spaceWith("ambit.dev/on-waypoint-failure", "open"))
+		}, Info, false, "namespace shop", "while a waypoint is missing or not ready traffic goes around it (label ambit.dev/on-waypoint-failure: open)"},
+		{"callers that may come around a waypoint", func(w *World) {
+			w.Waypoints = waypoints.Of(spaceWith("ambit.dev/only-through-waypoint", "false"))
+		}, Info, false, "namespace shop", "callers may come around its waypoint"},
+		{"pods that may be called around their waypoint", func(w *World) {
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{"ambit.dev/only-through-waypoint": "false"}}}
+			w.Waypoints = waypoints.Of(p)
+		}, Info, false, "namespace shop", "may come around their waypoint (label of theirs): web-1"},
 		{"a root that ends soon", func(w *World) { w.Root = rootPEM(t, now.Add(59*24*time.Hour)) }, Warning, false, "root certificate CN=root", "ambit ca rotate"},
 		{"a root that has ended", func(w *World) { w.Root = rootPEM(t, now.Add(-time.Hour)) }, Error, false, "root certificate CN=root", "has ended"},
 		{"an issuer that ends soon", func(w *World) { w.Istiods[0].CA.NotAfter = now.Add(24 * time.Hour) }, Warning, false, "certificate that signs", "1 days"},
@@ -254,7 +289,7 @@ ERROR  node n1       its agent takes no pods in: one
 INFO   installation  it is v1, and this command is v2
                      do: ambit upgrade
 
-Kubernetes v1.29.0, ambit v1: 12 checks, 2 errors, 0 warnings, 1 remarks
+Kubernetes v1.29.0, ambit v1: 13 checks, 2 errors, 0 warnings, 1 remarks
 `
 	if out.String() != want {
 		t.Errorf("report:\n%s\nwant:\n%s", out.String(), want)

@@ -62,6 +62,7 @@ func checks() []check {
 		{"network-policies", networkPolicies},
 		{"policies", policies},
 		{"waypoints", waypointsReady},
+		{"around-waypoints", waysAround},
 		{"ca", authority},
 		{"versions", versions},
 	}

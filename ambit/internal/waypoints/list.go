@@ -53,7 +53,9 @@ type Bound struct {
 	Namespace string `json:"namespace,omitempty"` // empty for a namespace
 	Name      string `json:"name"`
 	Waypoint  string `json:"waypoint"`          // namespace/name
+	Canary    bool   `json:"canary,omitempty"`  // it has a share, beside another waypoint
 	Refused   string `json:"refused,omitempty"` // why its traffic is refused; empty: it is not
+	Around    string `json:"around,omitempty"`  // why its traffic goes around the waypoint; empty: it does not
 }
 
 // String is "service shop/web".
@@ -161,14 +163,14 @@ func programmed(g *gateway.Gateway) (ok bool, why string) {
 
 // boundTo is what asks for one waypoint.
 func (s *State) boundTo(waypoint string) []Bound {
-	return slices.DeleteFunc(s.bindings(), func(b Bound) bool { return b.Waypoint != waypoint })
+	return slices.DeleteFunc(s.Bindings(), func(b Bound) bool { return b.Waypoint != waypoint })
 }
 
-// bindings is all that asks for one.
-func (s *State) bindings() []Bound {
+// Bindings is all that asks for a waypoint.
+func (s *State) Bindings() []Bound {
 	all := []Bound{}
 	for _, b := range s.world.Bindings() {
-		all = append(all, Bound{string(b.Object.Kind), b.Object.Namespace, b.Object.Name, b.Waypoint.Namespace + "/" + b.Waypoint.Name, b.Refused})
+		all = append(all, Bound{string(b.Object.Kind), b.Object.Namespace, b.Object.Name, b.Waypoint.Namespace + "/" + b.Waypoint.Name, b.Canary, b.Refused, b.Around})
 	}
 	return all
 }
@@ -176,13 +178,16 @@ func (s *State) bindings() []Bound {
 // Missing is what asks for waypoints of which there is no Gateway, by waypoint.
 func (s *State) Missing() map[string][]Bound {
 	missing := map[string][]Bound{}
-	for _, b := range s.bindings() {
+	for _, b := range s.Bindings() {
 		if !slices.ContainsFunc(s.gateways, func(g *gateway.Gateway) bool { return g.Namespace+"/"+g.Name == b.Waypoint }) {
 			missing[b.Waypoint] = append(missing[b.Waypoint], b)
 		}
 	}
 	return missing
 }
+
+// WaysAround are the labels by which traffic may go around waypoints.
+func (s *State) WaysAround() []model.WayAround { return s.world.WaysAround() }
 
 // Count says how many of which kind are bound: "1 namespace, 2 services".
 func Count(all []Bound) string {

@@ -55,6 +55,8 @@ func Faults() []Fault {
 		{"no-timeout", "waypoint-timeout", "an older HTTPRoute of the vault allows any time", "the client got 1 answers", withManifest("older-route", vaultRoute("patient", 1, "matches: [{path: {value: /}}]"), nil)},
 		{"no-outlier", "waypoint-outlier", "an older DestinationRule of the vault has no outlier detection", "want 3 before", withManifest("older-rule", vaultOutlier("lenient", 1, "connectionPool: {}"), nil)},
 		{"waypoint-bypassed", "waypoint-away", "another Service has the vault's address and asks for no waypoint, and the ledger may be reached around it", "still got an answer", bypass},
+		{"around-refused", "waypoint-open", "a rule of the bank keeps shop/cart out, whichever way it comes", "until traffic goes around the waypoint", withManifest("policy-no-cart", noCart, nil)},
+		{"shares-bypassed", "waypoint-shares", "another Service has the vault's address and asks for no waypoint, and the ledger may be reached around it", "the canary gets a call", bypass},
 		{"opted-out", "waypoint-only", "the label of the ledger says that it may be reached around the waypoint", "still got an answer", optOut},
 		{"agent-asleep", "leave-mesh", "the agent of the node is stopped (SIGSTOP) and takes nothing away", "does not say within 5 s that shop/cart is outside", freezeAgent},
 	}

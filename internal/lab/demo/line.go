@@ -48,6 +48,8 @@ func Lines() []Line {
 		{"waypoint-timeout", "a request that takes longer than its route allows is given up", waypointTimeout},
 		{"waypoint-outlier", "an endpoint that keeps failing is put out", waypointOutlier},
 		{"waypoint-away", "without its waypoint a service is refused, not reached around it", waypointAway},
+		{"waypoint-open", "where its namespace asks for that, a service is reached around a waypoint that is missing", waypointOpen},
+		{"waypoint-shares", "two waypoints share the connections to a service by weight", waypointShares},
 		{"waypoint-only", "a pod behind a waypoint is not reached by its own address", waypointOnly},
 		{"leave-mesh", "a pod that leaves the mesh keeps no rule", leaveMesh},
 	}

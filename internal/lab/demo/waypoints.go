@@ -14,17 +14,20 @@ import (
 // vault is a service over the ledger that is bound to a waypoint, with two others
 // for routes to lead to.
 func vault() []any {
-	service := func(name, labels, app string, i int) string {
-		return fmt.Sprintf(`apiVersion: v1
-kind: Service
-metadata: {name: %s, namespace: bank, labels: {%s}}
-spec: {clusterIP: %s, selector: {app: %s}, ports: [{name: http, port: %d, targetPort: %d}]}
-`, name, labels, lab.ExtraServiceAddr(i), app, lab.ServicePort, lab.HTTPPort)
-	}
 	return []any{
-		service("vault", "istio.io/use-waypoint: waypoint", "ledger", 1),
-		service("vault-old", "part: old", "ledger", 2), service("vault-new", "part: new", "teller", 3),
+		bankService("vault", "labels: {istio.io/use-waypoint: waypoint}", "ledger", 1),
+		bankService("vault-old", "labels: {part: old}", "ledger", 2), bankService("vault-new", "labels: {part: new}", "teller", 3),
 	}
+}
+
+// bankService is a service of the bank over the pods of an app, at the i-th address;
+// more is the rest of its metadata.
+func bankService(name, more, app string, i int) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: bank, %s}
+spec: {clusterIP: %s, selector: {app: %s}, ports: [{name: http, port: %d, targetPort: %d}]}
+`, name, more, lab.ExtraServiceAddr(i), app, lab.ServicePort, lab.HTTPPort)
 }
 
 // vaultAddress is where clients call the vault.
@@ -42,18 +45,21 @@ func withWaypoint(ctx context.Context, l *lab.Lab, fn func(w *lab.Waypoint) (str
 	if err := l.Manifests().Apply("vault", vault()...); err != nil {
 		return "", err
 	}
-	defer func() {
-		undone := l.Manifests().Delete("vault")
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takesEffect)
-		defer cancel()
-		err = errors.Join(err, undone, untilOpen(ctx, l.Pod("shop", "web"), l.Pod("bank", "ledger")))
-	}()
+	defer func() { err = errors.Join(err, closeVault(ctx, l)) }()
 	if err := until(ctx, servedWithin, "the vault is served", func(ctx context.Context) error {
 		return ask(ctx, l.Pod("bank", "teller"), "")
 	}); err != nil {
 		return "", err
 	}
 	return fn(w)
+}
+
+// closeVault takes the vault away, and waits until the ledger lets everybody in again.
+func closeVault(ctx context.Context, l *lab.Lab) error {
+	undone := l.Manifests().Delete("vault")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takesEffect)
+	defer cancel()
+	return errors.Join(undone, untilOpen(ctx, l.Pod("shop", "web"), l.Pod("bank", "ledger")))
 }
 
 // askTime bounds one call: to an address that is not known yet there is no answer.
@@ -225,6 +231,11 @@ kind: AuthorizationPolicy
 metadata: {name: open-vault, namespace: bank}
 spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}, {group: "", kind: Service, name: vault}], rules: [{}]}
 `
+	noCart = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-cart, namespace: bank}
+spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/cart]}}]}]}
+`
 	olderRoute = `apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: half, namespace: bank, creationTimestamp: "2026-01-01T00:00:00Z"}
@@ -238,11 +249,7 @@ spec:
 
 // sameAddress is another service at the vault's address that asks for no waypoint.
 func sameAddress() string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Service
-metadata: {name: a-vault, namespace: bank}
-spec: {clusterIP: %s, selector: {app: ledger}, ports: [{name: http, port: %d, targetPort: %d}]}
-`, lab.ExtraServiceAddr(1), lab.ServicePort, lab.HTTPPort)
+	return bankService("a-vault", "labels: {}", "ledger", 1)
 }
 
 // bypass leads clients of the vault to the ledger without a waypoint. The other

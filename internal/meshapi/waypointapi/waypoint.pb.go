@@ -133,7 +133,7 @@ func (x Balancer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balancer_Kind.Descriptor instead.
 func (Balancer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29, 0}
 }
 
 // Service is how the requests of one service are treated. Resource name:
@@ -158,7 +158,9 @@ type Service struct {
 	// Names ("namespace/name") of authentications that are attached as policies are.
 	Authentications []string `protobuf:"bytes,10,rep,name=authentications,proto3" json:"authentications,omitempty"`
 	// The application is told who calls, in x-forwarded-client-cert.
-	TellClient    bool `protobuf:"varint,11,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
+	TellClient bool `protobuf:"varint,11,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
+	// A second waypoint that has a share of the connections.
+	Canary        *Canary `protobuf:"bytes,12,opt,name=canary,proto3" json:"canary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +272,82 @@ func (x *Service) GetTellClient() bool {
 	return false
 }
 
+func (x *Service) GetCanary() *Canary {
+	if x != nil {
+		return x.Canary
+	}
+	return nil
+}
+
+// Canary is a second waypoint of a service, and what differs there.
+type Canary struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Waypoint        *ObjectName            `protobuf:"bytes,1,opt,name=waypoint,proto3" json:"waypoint,omitempty"`
+	Policies        []string               `protobuf:"bytes,2,rep,name=policies,proto3" json:"policies,omitempty"`
+	Authentications []string               `protobuf:"bytes,3,rep,name=authentications,proto3" json:"authentications,omitempty"`
+	TellClient      bool                   `protobuf:"varint,4,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Canary) Reset() {
+	*x = Canary{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Canary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Canary) ProtoMessage() {}
+
+func (x *Canary) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Canary.ProtoReflect.Descriptor instead.
+func (*Canary) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Canary) GetWaypoint() *ObjectName {
+	if x != nil {
+		return x.Waypoint
+	}
+	return nil
+}
+
+func (x *Canary) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *Canary) GetAuthentications() []string {
+	if x != nil {
+		return x.Authentications
+	}
+	return nil
+}
+
+func (x *Canary) GetTellClient() bool {
+	if x != nil {
+		return x.TellClient
+	}
+	return false
+}
+
 // StreamTable is the routes of connections of some clients.
 type StreamTable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -283,7 +361,7 @@ type StreamTable struct {
 
 func (x *StreamTable) Reset() {
 	*x = StreamTable{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +373,7 @@ func (x *StreamTable) String() string {
 func (*StreamTable) ProtoMessage() {}
 
 func (x *StreamTable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[1]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +386,7 @@ func (x *StreamTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTable.ProtoReflect.Descriptor instead.
 func (*StreamTable) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{1}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *StreamTable) GetClientNamespace() string {
@@ -348,7 +426,7 @@ type StreamRoute struct {
 
 func (x *StreamRoute) Reset() {
 	*x = StreamRoute{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +438,7 @@ func (x *StreamRoute) String() string {
 func (*StreamRoute) ProtoMessage() {}
 
 func (x *StreamRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[2]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +451,7 @@ func (x *StreamRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamRoute.ProtoReflect.Descriptor instead.
 func (*StreamRoute) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{2}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StreamRoute) GetName() string {
@@ -407,7 +485,7 @@ type ObjectName struct {
 
 func (x *ObjectName) Reset() {
 	*x = ObjectName{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +497,7 @@ func (x *ObjectName) String() string {
 func (*ObjectName) ProtoMessage() {}
 
 func (x *ObjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[3]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +510,7 @@ func (x *ObjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectName.ProtoReflect.Descriptor instead.
 func (*ObjectName) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{3}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ObjectName) GetNamespace() string {
@@ -461,7 +539,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +551,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[4]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +564,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{4}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Port) GetNumber() uint32 {
@@ -527,7 +605,7 @@ type RouteTable struct {
 
 func (x *RouteTable) Reset() {
 	*x = RouteTable{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +617,7 @@ func (x *RouteTable) String() string {
 func (*RouteTable) ProtoMessage() {}
 
 func (x *RouteTable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[5]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +630,7 @@ func (x *RouteTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteTable.ProtoReflect.Descriptor instead.
 func (*RouteTable) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{5}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RouteTable) GetClientNamespace() string {
@@ -603,7 +681,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +693,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[6]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +706,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{6}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Route) GetName() string {
@@ -707,7 +785,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +797,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[7]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +810,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{7}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Session) GetName() string {
@@ -788,7 +866,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +878,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[8]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +891,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{8}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RouteMatch) GetPath() *Path {
@@ -888,7 +966,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +978,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +991,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{9}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Path) GetKind() isPath_Kind {
@@ -1015,7 +1093,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1105,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1118,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StringMatch) GetKind() isStringMatch_Kind {
@@ -1155,7 +1233,7 @@ type NamedMatch struct {
 
 func (x *NamedMatch) Reset() {
 	*x = NamedMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1245,7 @@ func (x *NamedMatch) String() string {
 func (*NamedMatch) ProtoMessage() {}
 
 func (x *NamedMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1258,7 @@ func (x *NamedMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedMatch.ProtoReflect.Descriptor instead.
 func (*NamedMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NamedMatch) GetName() string {
@@ -1213,7 +1291,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1303,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1316,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Backend) GetService() string {
@@ -1303,7 +1381,7 @@ type Filter struct {
 
 func (x *Filter) Reset() {
 	*x = Filter{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1393,7 @@ func (x *Filter) String() string {
 func (*Filter) ProtoMessage() {}
 
 func (x *Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1406,7 @@ func (x *Filter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filter.ProtoReflect.Descriptor instead.
 func (*Filter) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Filter) GetKind() isFilter_Kind {
@@ -1488,7 +1566,7 @@ type HeaderChange struct {
 
 func (x *HeaderChange) Reset() {
 	*x = HeaderChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1578,7 @@ func (x *HeaderChange) String() string {
 func (*HeaderChange) ProtoMessage() {}
 
 func (x *HeaderChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1591,7 @@ func (x *HeaderChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderChange.ProtoReflect.Descriptor instead.
 func (*HeaderChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeaderChange) GetSet() []*Header {
@@ -1547,7 +1625,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1637,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1650,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Header) GetName() string {
@@ -1603,7 +1681,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1693,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1706,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PathChange) GetKind() isPathChange_Kind {
@@ -1698,7 +1776,7 @@ type RegexChange struct {
 
 func (x *RegexChange) Reset() {
 	*x = RegexChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1788,7 @@ func (x *RegexChange) String() string {
 func (*RegexChange) ProtoMessage() {}
 
 func (x *RegexChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1801,7 @@ func (x *RegexChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegexChange.ProtoReflect.Descriptor instead.
 func (*RegexChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RegexChange) GetMatch() string {
@@ -1754,7 +1832,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1844,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1857,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -1827,7 +1905,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1917,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1930,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rewrite) GetHost() string {
@@ -1880,7 +1958,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +1970,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +1983,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -1938,7 +2016,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2028,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2041,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -2029,7 +2107,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2119,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2132,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Fault) GetDelay() *durationpb.Duration {
@@ -2102,7 +2180,7 @@ type DirectAnswer struct {
 
 func (x *DirectAnswer) Reset() {
 	*x = DirectAnswer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2192,7 @@ func (x *DirectAnswer) String() string {
 func (*DirectAnswer) ProtoMessage() {}
 
 func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2205,7 @@ func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectAnswer.ProtoReflect.Descriptor instead.
 func (*DirectAnswer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DirectAnswer) GetStatus() uint32 {
@@ -2155,7 +2233,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2245,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2258,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RateLimit) GetRequests() uint32 {
@@ -2226,7 +2304,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2316,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2329,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2342,7 +2420,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2432,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2445,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Traffic) GetBalancer() *Balancer {
@@ -2427,7 +2505,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2517,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2530,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -2493,7 +2571,7 @@ type Balancer struct {
 
 func (x *Balancer) Reset() {
 	*x = Balancer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2583,7 @@ func (x *Balancer) String() string {
 func (*Balancer) ProtoMessage() {}
 
 func (x *Balancer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2596,7 @@ func (x *Balancer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancer.ProtoReflect.Descriptor instead.
 func (*Balancer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Balancer) GetKind() Balancer_Kind {
@@ -2550,7 +2628,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2640,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2653,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HashKey) GetKind() isHashKey_Kind {
@@ -2660,7 +2738,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2672,7 +2750,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2685,7 +2763,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cookie) GetName() string {
@@ -2723,7 +2801,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2813,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2826,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Outlier) GetConsecutive_5Xx() uint32 {
@@ -2808,7 +2886,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2898,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2911,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -2896,7 +2974,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +2986,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +2999,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Subset) GetName() string {
@@ -2966,7 +3044,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3056,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3069,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Authorization) GetName() string {
@@ -3060,7 +3138,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3150,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3163,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Rule) GetClauses() []*Clause {
@@ -3105,7 +3183,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3195,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3208,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -3151,7 +3229,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3241,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3254,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Match) GetConnection() *securityapi.Match {
@@ -3224,7 +3302,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3314,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3327,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RequestMatch) GetMethods() []*StringMatch {
@@ -3405,7 +3483,7 @@ type PathPattern struct {
 
 func (x *PathPattern) Reset() {
 	*x = PathPattern{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3417,7 +3495,7 @@ func (x *PathPattern) String() string {
 func (*PathPattern) ProtoMessage() {}
 
 func (x *PathPattern) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3430,7 +3508,7 @@ func (x *PathPattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathPattern.ProtoReflect.Descriptor instead.
 func (*PathPattern) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PathPattern) GetKind() isPathPattern_Kind {
@@ -3484,7 +3562,7 @@ type Segments struct {
 
 func (x *Segments) Reset() {
 	*x = Segments{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3574,7 @@ func (x *Segments) String() string {
 func (*Segments) ProtoMessage() {}
 
 func (x *Segments) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3587,7 @@ func (x *Segments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segments.ProtoReflect.Descriptor instead.
 func (*Segments) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Segments) GetSegments() []string {
@@ -3538,7 +3616,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3628,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3641,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Endpoint) GetUid() string {
@@ -3605,7 +3683,7 @@ var File_internal_meshapi_waypointapi_waypoint_proto protoreflect.FileDescriptor
 
 const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\n" +
-	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xf0\x03\n" +
+	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xa3\x04\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x129\n" +
@@ -3619,6 +3697,13 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\x0fauthentications\x18\n" +
 	" \x03(\tR\x0fauthentications\x12\x1f\n" +
 	"\vtell_client\x18\v \x01(\bR\n" +
+	"tellClient\x121\n" +
+	"\x06canary\x18\f \x01(\v2\x19.ambit.waypoint.v1.CanaryR\x06canary\"\xaa\x01\n" +
+	"\x06Canary\x129\n" +
+	"\bwaypoint\x18\x01 \x01(\v2\x1d.ambit.waypoint.v1.ObjectNameR\bwaypoint\x12\x1a\n" +
+	"\bpolicies\x18\x02 \x03(\tR\bpolicies\x12(\n" +
+	"\x0fauthentications\x18\x03 \x03(\tR\x0fauthentications\x12\x1f\n" +
+	"\vtell_client\x18\x04 \x01(\bR\n" +
 	"tellClient\"\x86\x01\n" +
 	"\vStreamTable\x12)\n" +
 	"\x10client_namespace\x18\x01 \x01(\tR\x0fclientNamespace\x12\x14\n" +
@@ -3908,160 +3993,163 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(Action)(0),                    // 0: ambit.waypoint.v1.Action
 	(Balancer_Kind)(0),             // 1: ambit.waypoint.v1.Balancer.Kind
 	(*Service)(nil),                // 2: ambit.waypoint.v1.Service
-	(*StreamTable)(nil),            // 3: ambit.waypoint.v1.StreamTable
-	(*StreamRoute)(nil),            // 4: ambit.waypoint.v1.StreamRoute
-	(*ObjectName)(nil),             // 5: ambit.waypoint.v1.ObjectName
-	(*Port)(nil),                   // 6: ambit.waypoint.v1.Port
-	(*RouteTable)(nil),             // 7: ambit.waypoint.v1.RouteTable
-	(*Route)(nil),                  // 8: ambit.waypoint.v1.Route
-	(*Session)(nil),                // 9: ambit.waypoint.v1.Session
-	(*RouteMatch)(nil),             // 10: ambit.waypoint.v1.RouteMatch
-	(*Path)(nil),                   // 11: ambit.waypoint.v1.Path
-	(*StringMatch)(nil),            // 12: ambit.waypoint.v1.StringMatch
-	(*NamedMatch)(nil),             // 13: ambit.waypoint.v1.NamedMatch
-	(*Backend)(nil),                // 14: ambit.waypoint.v1.Backend
-	(*Filter)(nil),                 // 15: ambit.waypoint.v1.Filter
-	(*HeaderChange)(nil),           // 16: ambit.waypoint.v1.HeaderChange
-	(*Header)(nil),                 // 17: ambit.waypoint.v1.Header
-	(*PathChange)(nil),             // 18: ambit.waypoint.v1.PathChange
-	(*RegexChange)(nil),            // 19: ambit.waypoint.v1.RegexChange
-	(*Redirect)(nil),               // 20: ambit.waypoint.v1.Redirect
-	(*Rewrite)(nil),                // 21: ambit.waypoint.v1.Rewrite
-	(*Mirror)(nil),                 // 22: ambit.waypoint.v1.Mirror
-	(*Cors)(nil),                   // 23: ambit.waypoint.v1.Cors
-	(*Fault)(nil),                  // 24: ambit.waypoint.v1.Fault
-	(*DirectAnswer)(nil),           // 25: ambit.waypoint.v1.DirectAnswer
-	(*RateLimit)(nil),              // 26: ambit.waypoint.v1.RateLimit
-	(*Retry)(nil),                  // 27: ambit.waypoint.v1.Retry
-	(*Traffic)(nil),                // 28: ambit.waypoint.v1.Traffic
-	(*RetryBudget)(nil),            // 29: ambit.waypoint.v1.RetryBudget
-	(*Balancer)(nil),               // 30: ambit.waypoint.v1.Balancer
-	(*HashKey)(nil),                // 31: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 32: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 33: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 34: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 35: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 36: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 37: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 38: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 39: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 40: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 41: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 42: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 43: ambit.waypoint.v1.Endpoint
-	nil,                            // 44: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 45: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 46: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 48: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 49: istio.security.Scope
-	(*securityapi.Match)(nil),      // 50: istio.security.Match
-	(*securityapi.Address)(nil),    // 51: istio.security.Address
+	(*Canary)(nil),                 // 3: ambit.waypoint.v1.Canary
+	(*StreamTable)(nil),            // 4: ambit.waypoint.v1.StreamTable
+	(*StreamRoute)(nil),            // 5: ambit.waypoint.v1.StreamRoute
+	(*ObjectName)(nil),             // 6: ambit.waypoint.v1.ObjectName
+	(*Port)(nil),                   // 7: ambit.waypoint.v1.Port
+	(*RouteTable)(nil),             // 8: ambit.waypoint.v1.RouteTable
+	(*Route)(nil),                  // 9: ambit.waypoint.v1.Route
+	(*Session)(nil),                // 10: ambit.waypoint.v1.Session
+	(*RouteMatch)(nil),             // 11: ambit.waypoint.v1.RouteMatch
+	(*Path)(nil),                   // 12: ambit.waypoint.v1.Path
+	(*StringMatch)(nil),            // 13: ambit.waypoint.v1.StringMatch
+	(*NamedMatch)(nil),             // 14: ambit.waypoint.v1.NamedMatch
+	(*Backend)(nil),                // 15: ambit.waypoint.v1.Backend
+	(*Filter)(nil),                 // 16: ambit.waypoint.v1.Filter
+	(*HeaderChange)(nil),           // 17: ambit.waypoint.v1.HeaderChange
+	(*Header)(nil),                 // 18: ambit.waypoint.v1.Header
+	(*PathChange)(nil),             // 19: ambit.waypoint.v1.PathChange
+	(*RegexChange)(nil),            // 20: ambit.waypoint.v1.RegexChange
+	(*Redirect)(nil),               // 21: ambit.waypoint.v1.Redirect
+	(*Rewrite)(nil),                // 22: ambit.waypoint.v1.Rewrite
+	(*Mirror)(nil),                 // 23: ambit.waypoint.v1.Mirror
+	(*Cors)(nil),                   // 24: ambit.waypoint.v1.Cors
+	(*Fault)(nil),                  // 25: ambit.waypoint.v1.Fault
+	(*DirectAnswer)(nil),           // 26: ambit.waypoint.v1.DirectAnswer
+	(*RateLimit)(nil),              // 27: ambit.waypoint.v1.RateLimit
+	(*Retry)(nil),                  // 28: ambit.waypoint.v1.Retry
+	(*Traffic)(nil),                // 29: ambit.waypoint.v1.Traffic
+	(*RetryBudget)(nil),            // 30: ambit.waypoint.v1.RetryBudget
+	(*Balancer)(nil),               // 31: ambit.waypoint.v1.Balancer
+	(*HashKey)(nil),                // 32: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 33: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 34: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 35: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 36: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 37: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 38: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 39: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 40: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 41: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 42: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 43: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 44: ambit.waypoint.v1.Endpoint
+	nil,                            // 45: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 46: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 47: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 48: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 49: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 50: istio.security.Scope
+	(*securityapi.Match)(nil),      // 51: istio.security.Match
+	(*securityapi.Address)(nil),    // 52: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
-	5,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	6,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
-	7,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	28, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	35, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
-	3,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
-	4,  // 6: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	14, // 7: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	46, // 8: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	28, // 9: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	8,  // 10: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	10, // 11: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	15, // 12: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	14, // 13: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	47, // 14: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	47, // 15: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	27, // 16: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	9,  // 17: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	47, // 18: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	11, // 19: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	12, // 20: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 21: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	13, // 22: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	12, // 23: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 24: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 25: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	15, // 26: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	16, // 27: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	16, // 28: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	20, // 29: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	21, // 30: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	22, // 31: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	23, // 32: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	24, // 33: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	25, // 34: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	26, // 35: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	17, // 36: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	17, // 37: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	19, // 38: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	18, // 39: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	18, // 40: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	14, // 41: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	12, // 42: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	47, // 43: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	47, // 44: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	48, // 45: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	47, // 46: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	47, // 47: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	30, // 48: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	33, // 49: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	34, // 50: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	29, // 51: ambit.waypoint.v1.Traffic.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
-	9,  // 52: ambit.waypoint.v1.Traffic.session:type_name -> ambit.waypoint.v1.Session
-	47, // 53: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
-	47, // 54: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
-	1,  // 55: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	31, // 56: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	32, // 57: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	47, // 58: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	47, // 59: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	47, // 60: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	47, // 61: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	47, // 62: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	44, // 63: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	28, // 64: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	49, // 65: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	0,  // 66: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	37, // 67: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	38, // 68: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	39, // 69: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	50, // 70: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	40, // 71: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	12, // 72: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 73: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	41, // 74: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	41, // 75: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	12, // 76: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 77: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 78: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 79: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	51, // 80: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	51, // 81: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	12, // 82: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 83: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 84: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 85: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 86: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 87: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 88: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 89: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	12, // 90: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	42, // 91: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	45, // 92: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	6,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	7,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
+	8,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
+	29, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	36, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	4,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
+	3,  // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
+	6,  // 7: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	5,  // 8: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	15, // 9: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	47, // 10: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	29, // 11: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	9,  // 12: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	11, // 13: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	16, // 14: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	15, // 15: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	48, // 16: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	48, // 17: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	28, // 18: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	10, // 19: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	48, // 20: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	12, // 21: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	13, // 22: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 23: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	14, // 24: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	13, // 25: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 26: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 27: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	16, // 28: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	17, // 29: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	17, // 30: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	21, // 31: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	22, // 32: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	23, // 33: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	24, // 34: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	25, // 35: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	26, // 36: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	27, // 37: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	18, // 38: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	18, // 39: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	20, // 40: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	19, // 41: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	19, // 42: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	15, // 43: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	13, // 44: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	48, // 45: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	48, // 46: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	49, // 47: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	48, // 48: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	48, // 49: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	31, // 50: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	34, // 51: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	35, // 52: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	30, // 53: ambit.waypoint.v1.Traffic.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	10, // 54: ambit.waypoint.v1.Traffic.session:type_name -> ambit.waypoint.v1.Session
+	48, // 55: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	48, // 56: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	1,  // 57: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	32, // 58: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	33, // 59: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	48, // 60: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	48, // 61: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	48, // 62: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	48, // 63: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	48, // 64: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	45, // 65: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	29, // 66: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	50, // 67: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	0,  // 68: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	38, // 69: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	39, // 70: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	40, // 71: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	51, // 72: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	41, // 73: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	13, // 74: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 75: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	42, // 76: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	42, // 77: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	13, // 78: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 79: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 80: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 81: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	52, // 82: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	52, // 83: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	13, // 84: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 85: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 86: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 87: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 88: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 89: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 90: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 91: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 92: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	43, // 93: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	46, // 94: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	95, // [95:95] is the sub-list for method output_type
+	95, // [95:95] is the sub-list for method input_type
+	95, // [95:95] is the sub-list for extension type_name
+	95, // [95:95] is the sub-list for extension extendee
+	0,  // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -4069,20 +4157,20 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 	if File_internal_meshapi_waypointapi_waypoint_proto != nil {
 		return
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[9].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10].OneofWrappers = []any{
 		(*Path_Exact)(nil),
 		(*Path_Prefix)(nil),
 		(*Path_TextPrefix)(nil),
 		(*Path_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Suffix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14].OneofWrappers = []any{
 		(*Filter_RequestHeaders)(nil),
 		(*Filter_ResponseHeaders)(nil),
 		(*Filter_Redirect)(nil),
@@ -4093,18 +4181,18 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		(*Filter_Answer)(nil),
 		(*Filter_RateLimit)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17].OneofWrappers = []any{
 		(*PathChange_Full)(nil),
 		(*PathChange_Prefix)(nil),
 		(*PathChange_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30].OneofWrappers = []any{
 		(*HashKey_Header)(nil),
 		(*HashKey_Query)(nil),
 		(*HashKey_SourceIp)(nil),
 		(*HashKey_Cookie)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40].OneofWrappers = []any{
 		(*PathPattern_Text)(nil),
 		(*PathPattern_Segments)(nil),
 	}
@@ -4114,7 +4202,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -201,7 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	if l.owner != nil {
-		part("sockets", func(ctx context.Context) error { return sockowner.Serve(ctx, l.owner, n.lookup()) })
+		part("sockets", func(ctx context.Context) error { return sockowner.Serve(ctx, l.owner, n.sockets()) })
 	}
 	if n.installer != nil {
 		part("install", n.installer.Run)
@@ -253,18 +253,28 @@ func (n *Node) disconnect(ctx context.Context) error {
 	return n.cluster.runtime.Close()
 }
 
-// lookup finds out whose socket has called a pod, and logs when that cannot be.
-func (n *Node) lookup() sockowner.Lookup {
+// sockets tells ztunnel whose sockets have called pods, and logs when that cannot be.
+func (n *Node) sockets() sockowner.Service {
 	host := sockowner.NewHost(n.cfg.Owner)
 	log := n.deps.Log.Named("sockets")
 	var last atomic.Int64
-	return func(ctx context.Context, client, server netip.AddrPort) (sockowner.Owner, error) {
-		owner, err := host.Lookup(ctx, client, server)
-		if before, now := last.Load(), time.Now().Unix(); err != nil && now-before >= sayAgain && last.CompareAndSwap(before, now) {
-			log.Warn("whose socket has called a pod cannot be found out, and a probe of the kubelet may so be refused",
-				zap.Stringer("client", client), zap.Stringer("server", server), zap.Error(err))
-		}
-		return owner, err
+	var cannot atomic.Bool
+	return sockowner.Service{
+		Lookup: func(ctx context.Context, client, server netip.AddrPort) (sockowner.Owner, error) {
+			owner, err := host.Lookup(ctx, client, server)
+			if before, now := last.Load(), time.Now().Unix(); err != nil && now-before >= sayAgain && last.CompareAndSwap(before, now) {
+				log.Warn("whose socket has called a pod cannot be found out, and a probe of the kubelet may so be refused",
+					zap.Stringer("client", client), zap.Stringer("server", server), zap.Error(err))
+			}
+			return owner, err
+		},
+		Means: func(ctx context.Context) (sockowner.Means, error) {
+			m, err := host.Means(ctx)
+			if before := cannot.Swap(err != nil); err != nil && !before {
+				log.Warn("ztunnel cannot know the kubelet's sockets by itself, and refuses its probes under STRICT while this agent is away", zap.Error(err))
+			}
+			return m, err
+		},
 	}
 }
 

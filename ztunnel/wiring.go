@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -58,8 +59,26 @@ func (z *Ztunnel) socketOwners() inbound.Owners {
 	if z.cfg.Capture.OwnerSocket == "" {
 		return nil
 	}
-	z.owner = sockowner.NewClient(z.cfg.Capture.OwnerSocket, 0)
+	z.owner = sockowner.NewClient(sockowner.ClientConfig{Path: z.cfg.Capture.OwnerSocket, Learned: z.learnedMeans()})
 	return z.owner
+}
+
+// learnedMeans logs whether probes are let in while the agent is away, whenever
+// that changes.
+func (z *Ztunnel) learnedMeans() func(sockowner.Means, error) {
+	log := z.log.Named("sockets")
+	var knows, cannot bool
+	return func(m sockowner.Means, err error) {
+		switch {
+		case err == nil && !knows:
+			log.Info("the kubelet's sockets are known here, too: its probes pass also while the agent is away",
+				zap.Uint64s("cgroups", m.Cgroups), zap.Bool("any", m.Any))
+			knows, cannot = true, false
+		case errors.Is(err, sockowner.ErrCannotSay) && !cannot:
+			log.Warn("only the agent knows the kubelet's sockets: its probes are refused under STRICT while the agent is away", zap.Error(err))
+			knows, cannot = false, true
+		}
+	}
 }
 
 // dnsConfig is how pods' DNS questions are answered; nil when they are not.

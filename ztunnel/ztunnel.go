@@ -201,7 +201,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}, {"access log", z.records.Run}, {"spans", z.spans.Run}} {
+	}{{"admin", z.admin.Run}, {"xds", z.xds.Run}, {"identity", z.ids.Run}, {"roots", z.watchRoots}, {"access log", z.records.Run}, {"spans", z.spans.Run}, {"sockets", z.owner.Run}} {
 		parts.Go(control, part.name, func(control context.Context) {
 			if err := part.run(control); control.Err() == nil {
 				stop(errs.Keep(part.name, err))

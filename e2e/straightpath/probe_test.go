@@ -25,13 +25,17 @@ import (
 type hostAgent struct {
 	path  string
 	asked atomic.Int64
+	means func(context.Context) (sockowner.Means, error) // nil hands nothing over
 	stop  func()
 }
 
 // hostAgent starts it; names are those of the kubelet.
-func (m *mesh) hostAgent(names ...string) *hostAgent {
+func (m *mesh) hostAgent(names ...string) *hostAgent { return m.handingAgent(nil, names...) }
+
+// handingAgent starts one that hands means over.
+func (m *mesh) handingAgent(means func(context.Context) (sockowner.Means, error), names ...string) *hostAgent {
 	m.t.Helper()
-	a := &hostAgent{path: filepath.Join(m.t.TempDir(), "sockets.sock")}
+	a := &hostAgent{path: filepath.Join(m.t.TempDir(), "sockets.sock"), means: means}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.path, Net: "unix"})
 	if err != nil {
 		m.t.Fatal(err)
@@ -40,12 +44,15 @@ func (m *mesh) hostAgent(names ...string) *hostAgent {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(m.t.Context()))
 	var g lifecycle.Group
 	g.Go(ctx, "owner", func(ctx context.Context) {
-		err := sockowner.Serve(ctx, l, func(ctx context.Context, client, server netip.AddrPort) (o sockowner.Owner, err error) {
-			a.asked.Add(1)
-			return o, errors.Join(m.fabric.Do(func() (err error) {
-				o, err = host.Lookup(ctx, client, server)
-				return err
-			}))
+		err := sockowner.Serve(ctx, l, sockowner.Service{
+			Lookup: func(ctx context.Context, client, server netip.AddrPort) (o sockowner.Owner, err error) {
+				a.asked.Add(1)
+				return o, errors.Join(m.fabric.Do(func() (err error) {
+					o, err = host.Lookup(ctx, client, server)
+					return err
+				}))
+			},
+			Means: a.means,
 		})
 		if err != nil {
 			m.t.Errorf("sockowner: %v", err)
@@ -145,6 +152,78 @@ func TestKubeletProbes(t *testing.T) {
 		t.Errorf("probe without the agent: %v, want a reset", err)
 	}
 	n.z.wantAccess(t, "is the caller the kubelet?", "is the agent of this node running?")
+}
+
+// ownCgroup is by which number sockets know the cgroup of this process.
+func (m *mesh) ownCgroup() uint64 {
+	m.t.Helper()
+	at := netip.MustParseAddrPort("127.0.0.1:7999")
+	l, err := m.fabric.Listen(m.t.Context(), "tcp", at, netns.SocketOptions{NoMark: true})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := m.fabric.Dial(m.t.Context(), netns.DialOptions{Remote: at, SocketOptions: netns.SocketOptions{NoMark: true}})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer c.Close()
+	s, found, err := m.fabric.Socket(netip.MustParseAddrPort(c.LocalAddr().String()), at)
+	if err != nil || !found || s.Cgroup == 0 {
+		m.t.Fatalf("our own socket: %+v, %v, %v; want it with a cgroup v2", s, found, err)
+	}
+	return s.Cgroup
+}
+
+// The agent is away: what it has handed over tells the kubelet from others.
+func TestProbesWhileTheAgentIsAway(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		own  bool // this process is in the kubelet's cgroup
+	}{{"of the kubelet", true}, {"of another process of the node", false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMesh(t)
+			cgroup := m.ownCgroup()
+			if !tt.own {
+				cgroup++
+			}
+			agent := m.handingAgent(func(context.Context) (means sockowner.Means, err error) {
+				means.Cgroups = []uint64{cgroup}
+				means.Sockets, err = m.fabric.OpenDiag()
+				return means, err
+			}, "no-such-process")
+			n := m.node("n1", func(c *ztunnel.Config) { c.Capture.OwnerSocket = agent.path })
+			server := m.enrolled(n, "server")
+			server.echo(8080)
+			m.apply("strict", strict)
+			// What the agent says counts as long as it is there.
+			eventually(t, "the agent says no", func() error {
+				if err := m.probe(server.addr(8080)); !isReset(err) {
+					return errors.New("it does not")
+				}
+				return nil
+			})
+			eventually(t, "the node knows by what it can tell", func() error {
+				if len(n.z.log.with("the kubelet's sockets are known here, too")) == 0 {
+					return errors.New("it does not say so")
+				}
+				return nil
+			})
+			agent.stop()
+			for _, to := range []netip.AddrPort{server.addr(8080), netip.AddrPortFrom(server.ip6, 8080)} {
+				err := m.probe(to)
+				if tt.own && err != nil {
+					t.Errorf("probe of %v: %v", to, err)
+				}
+				if !tt.own && !isReset(err) {
+					t.Errorf("probe of %v: %v, want a reset", to, err)
+				}
+			}
+			if !tt.own {
+				n.z.wantAccess(t, "is the caller the kubelet?", "known by its cgroup alone")
+			}
+		})
+	}
 }
 
 func TestOnlyTheKubeletMayProbe(t *testing.T) {

@@ -1,9 +1,7 @@
 package netns
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -67,39 +65,13 @@ func (n *NS) Sockets(states ...SocketState) ([]Socket, error) {
 
 // Socket finds the TCP socket of the namespace that has connected from local to
 // remote, which are of one address family. It asks the kernel for that one alone.
-func (n *NS) Socket(ctx context.Context, local, remote netip.AddrPort) (s Socket, found bool, err error) {
-	req := diagRequest(syscall.AF_INET, ^uint32(0))
-	if local.Addr().Is6() {
-		req[0] = syscall.AF_INET6
-	}
-	binary.BigEndian.PutUint16(req[8:], local.Port())
-	binary.BigEndian.PutUint16(req[10:], remote.Port())
-	copy(req[12:28], local.Addr().AsSlice())
-	copy(req[28:44], remote.Addr().AsSlice())
-	for i := 48; i < 56; i++ {
-		req[i] = 0xff // no cookie: INET_DIAG_NOCOOKIE
-	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(diagTimeout)
-	}
-	err = n.diag(deadline, func(conn *netlink.Conn) error {
-		some, err := askDiag(conn, 0, req)
-		for _, one := range some {
-			// For want of a better one the kernel names a listener.
-			if one.State != SocketListen && one.Local == local && one.Remote == remote {
-				s, found = one, true
-			}
-		}
-		if errors.Is(err, syscall.ENOENT) {
-			return nil
-		}
-		return err
-	})
+func (n *NS) Socket(local, remote netip.AddrPort) (s Socket, found bool, err error) {
+	d, err := n.OpenDiag()
 	if err != nil {
-		return Socket{}, false, fmt.Errorf("ask for the socket %v -> %v: %w", local, remote, err)
+		return Socket{}, false, err
 	}
-	return s, found, nil
+	defer d.Close()
+	return d.Socket(local, remote)
 }
 
 // diag calls fn with sock_diag of the namespace.

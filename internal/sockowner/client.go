@@ -28,33 +28,65 @@ const defaultTimeout = 500 * time.Millisecond
 // keptConns is how many connections to the agent are kept for the next question.
 const keptConns = 4
 
+// ClientConfig says where the agent is.
+type ClientConfig struct {
+	// Path is that of the agent's socket. Required.
+	Path string
+
+	// Timeout bounds a question. Zero means half a second.
+	Timeout time.Duration
+
+	// Learned hears what becomes of a request for means, by [Client.Run]. It may be
+	// nil. err says why there are no newer ones: with [ErrCannotSay] there are none
+	// any more, else those from before stay in use.
+	Learned func(m Means, err error)
+}
+
 // Client asks the agent of the node. It may be used from many goroutines.
 type Client struct {
-	// Set by NewClient, then only read.
-	path    string
-	timeout time.Duration
+	cfg ClientConfig // set by NewClient, then only read
 
 	// mu guards the fields below.
 	mu     sync.Mutex
-	idle   []net.Conn
+	idle   []*net.UnixConn
+	means  *Means // nil until the agent has handed some over
 	closed bool
 }
 
-// NewClient makes a client of the agent whose socket is at path. It connects when
-// it is first asked. A timeout of zero means half a second.
-func NewClient(path string, timeout time.Duration) *Client {
-	return &Client{path: path, timeout: cmp.Or(timeout, defaultTimeout)}
+// NewClient makes a client of the agent. It connects when it is first asked.
+func NewClient(cfg ClientConfig) *Client {
+	cfg.Timeout = cmp.Or(cfg.Timeout, defaultTimeout)
+	return &Client{cfg: cfg}
 }
 
-// Owner asks whose the socket is that has connected from client to server. ctx
-// and the client's timeout bound the wait. An error means that it is not known:
-// who asks must then act as for a socket of nobody.
+// Owner says whose the socket is that has connected from client to server: what
+// the agent says, and while there is none, what can be told by the [Means] that it
+// has handed over. ctx and the client's timeout bound the wait. An error means that
+// it is not known: who asks must then act as for a socket of nobody.
 func (c *Client) Owner(ctx context.Context, client, server netip.AddrPort) (Owner, error) {
 	req, err := newRequest(client, server)
 	if err != nil {
 		return Owner{}, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %v", c.timeout))
+	owner, away := c.askAgent(ctx, req)
+	if away == nil || errors.Is(away, ErrCannotSay) || ctx.Err() != nil {
+		return owner, away
+	}
+	c.mu.Lock() // also while it is asked: it may be replaced otherwise
+	defer c.mu.Unlock()
+	if c.means == nil {
+		return Owner{}, away
+	}
+	owner, err = c.means.Owner(client, server)
+	if err != nil {
+		err = fmt.Errorf("%w; %w", err, away)
+	}
+	return owner, err
+}
+
+// askAgent asks the agent.
+func (c *Client) askAgent(ctx context.Context, req request) (Owner, error) {
+	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
 	for conn := c.take(); conn != nil; conn = c.take() {
 		// One that was kept may be of an agent that is no more.
@@ -62,19 +94,33 @@ func (c *Client) Owner(ctx context.Context, client, server netip.AddrPort) (Owne
 			return parseAnswer(answer)
 		}
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+	conn, err := c.dial(ctx)
 	if err != nil {
-		return Owner{}, fmt.Errorf("%w; is the agent of this node running?", err)
+		return Owner{}, err
 	}
 	answer, err := c.ask(ctx, conn, req)
 	if err != nil {
-		return Owner{}, fmt.Errorf("ask %s whose socket %v is: %w", c.path, client, cmp.Or(context.Cause(ctx), err))
+		return Owner{}, fmt.Errorf("ask %s whose socket it is: %w", c.cfg.Path, cmp.Or(context.Cause(ctx), err))
 	}
 	return parseAnswer(answer)
 }
 
+// withTimeout bounds one exchange with the agent.
+func (c *Client) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.cfg.Timeout, fmt.Errorf("no answer within %v", c.cfg.Timeout))
+}
+
+// dial connects to the agent.
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
+	conn, err := new(net.Dialer).DialUnix(ctx, "unix", nil, &net.UnixAddr{Name: c.cfg.Path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("%w; is the agent of this node running?", err)
+	}
+	return conn, nil
+}
+
 // ask puts the question on conn, which it keeps or closes.
-func (c *Client) ask(ctx context.Context, conn net.Conn, req request) (answer [answerSize]byte, err error) {
+func (c *Client) ask(ctx context.Context, conn *net.UnixConn, req request) (answer [answerSize]byte, err error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	_, err = conn.Write(req[:])
 	if err == nil {
@@ -89,7 +135,7 @@ func (c *Client) ask(ctx context.Context, conn net.Conn, req request) (answer [a
 }
 
 // take returns a connection that was kept, or nil.
-func (c *Client) take() net.Conn {
+func (c *Client) take() *net.UnixConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := len(c.idle)
@@ -102,7 +148,7 @@ func (c *Client) take() net.Conn {
 }
 
 // keep keeps conn for the next question, or closes it.
-func (c *Client) keep(conn net.Conn) {
+func (c *Client) keep(conn *net.UnixConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || len(c.idle) >= keptConns {
@@ -121,4 +167,5 @@ func (c *Client) Close() {
 		conn.Close()
 	}
 	c.idle = nil
+	c.dropMeansLocked()
 }

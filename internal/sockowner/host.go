@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -32,8 +33,13 @@ type HostConfig struct {
 	// Proc is where the node's processes are. Empty means /proc.
 	Proc string
 
-	// Cgroups is where the node's cgroup v2 is. Empty means /sys/fs/cgroup/unified
-	// where that is there, as beside cgroup v1, and else /sys/fs/cgroup.
+	// Root is where the node's files are, as /proc/1/root in a container that sees
+	// the node's processes. Empty means our own.
+	Root string
+
+	// Cgroups is where the node's cgroup v2 is. Empty means below Root
+	// /sys/fs/cgroup/unified where that is there, as beside cgroup v1, and else
+	// /sys/fs/cgroup.
 	Cgroups string
 
 	// AnySocket takes every process of the node for the kubelet, as the existing
@@ -51,7 +57,7 @@ func KubeletNames() []string {
 // kubelet's from others. A socket is the kubelet's when
 //
 //   - the process that made it was in the kubelet's cgroup, where the node has
-//     cgroup v2 and the kubelet a cgroup of its own, or
+//     cgroup v2 and the kubelet a cgroup that it shares with no pod, or
 //   - the kubelet has it open.
 //
 // The kubelet is a process of our user, by one of its names, and in no pod's
@@ -73,7 +79,7 @@ func NewHost(cfg HostConfig) *Host {
 	}
 	cfg.Proc = cmp.Or(cfg.Proc, "/proc")
 	if cfg.Cgroups == "" {
-		const beside = "/sys/fs/cgroup/unified"
+		beside := filepath.Join("/", cfg.Root, "sys/fs/cgroup/unified")
 		cfg.Cgroups = filepath.Dir(beside)
 		if _, err := os.Stat(beside); err == nil {
 			cfg.Cgroups = beside
@@ -84,13 +90,13 @@ func NewHost(cfg HostConfig) *Host {
 
 // Lookup is the [Lookup] of a node. It takes well below a millisecond: the kernel
 // is asked for one socket, and only if there is one the kubelet is looked at.
-func (h *Host) Lookup(ctx context.Context, client, server netip.AddrPort) (Owner, error) {
+func (h *Host) Lookup(_ context.Context, client, server netip.AddrPort) (Owner, error) {
 	node, err := netns.Current()
 	if err != nil {
 		return Owner{}, err
 	}
 	defer node.Close()
-	s, found, err := node.Socket(ctx, client, server)
+	s, found, err := node.Socket(client, server)
 	if err != nil || !found {
 		return Owner{}, err
 	}
@@ -99,6 +105,55 @@ func (h *Host) Lookup(ctx context.Context, client, server netip.AddrPort) (Owner
 	}
 	kubelet, err := h.isKubelets(s)
 	return Owner{Found: true, Kubelet: kubelet}, err
+}
+
+// Means is what a ztunnel is handed. The error says why a ztunnel could do nothing
+// with it: then nothing is handed over.
+func (h *Host) Means(context.Context) (Means, error) {
+	m := Means{Any: h.cfg.AnySocket}
+	if !m.Any {
+		var err error
+		if m.Cgroups, err = h.cgroups(); err != nil {
+			return Means{}, err
+		}
+	}
+	node, err := netns.Current()
+	if err != nil {
+		return Means{}, err
+	}
+	defer node.Close()
+	m.Sockets, err = node.OpenDiag()
+	return m, err
+}
+
+// cgroups lists those of the kubelets.
+func (h *Host) cgroups() ([]uint64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.listLocked(kubeletsAgain); err != nil {
+		return nil, err
+	}
+	var all []uint64
+	for _, p := range h.kubelets {
+		if p.cgroup != 0 && !slices.Contains(all, p.cgroup) && len(all) < maxCgroups {
+			all = append(all, p.cgroup)
+		}
+	}
+	switch {
+	case len(h.kubelets) == 0:
+		return nil, h.noKubelet()
+	case len(all) == 0:
+		return nil, errNoCgroup
+	}
+	return all, nil
+}
+
+// errNoCgroup is why only the agent can tell the kubelet's sockets.
+var errNoCgroup = errors.New("the kubelet has no cgroup v2 that it shares with no pod")
+
+// noKubelet is why no socket is the kubelet's.
+func (h *Host) noKubelet() error {
+	return fmt.Errorf("no process of the node is a kubelet (looked in %s for %q outside of pods): is %[1]s that of the node?", h.cfg.Proc, h.cfg.Names)
 }
 
 // isKubelets says whether s is a socket of the kubelet.
@@ -142,7 +197,7 @@ func (h *Host) listLocked(maxAge time.Duration) error {
 // a kubelet could not be looked at. The caller holds h.mu.
 func (h *Host) oneOfLocked(s netns.Socket) (yes bool, err error) {
 	if len(h.kubelets) == 0 {
-		return false, fmt.Errorf("no process of the node is a kubelet (looked in %s for %q outside of pods): is %[1]s that of the node?", h.cfg.Proc, h.cfg.Names)
+		return false, h.noKubelet()
 	}
 	for _, p := range h.kubelets {
 		if startOf(filepath.Join(h.cfg.Proc, strconv.Itoa(p.pid))) != p.start {

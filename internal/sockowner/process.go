@@ -2,6 +2,7 @@ package sockowner
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ const podUIDSize = 32
 type process struct {
 	pid    int
 	start  string // since boot; tells it from a later process with its number
-	cgroup uint64 // inode of its cgroup v2; 0 when that is the root, or unknown
+	cgroup uint64 // inode of its cgroup v2; 0 when that tells nobody apart, or is not found
 }
 
 // findKubelets returns the processes that are a kubelet: of our user, by one of
@@ -67,7 +68,7 @@ func findKubelets(proc, cgroups string, names []string) ([]process, error) {
 		if err != nil || inPod {
 			continue
 		}
-		all = append(all, process{pid: pid, start: startOf(dir), cgroup: cgroupID(cgroups, unified)})
+		all = append(all, process{pid: pid, start: startOf(dir), cgroup: cgroupID(proc, cgroups, unified, pid)})
 	}
 	return all, nil
 }
@@ -92,9 +93,12 @@ func cgroupOf(dir string) (unified string, inPod bool, err error) {
 	return unified, inPod, nil
 }
 
-// cgroupID is the number by which sockets know the cgroup at path: the inode of
-// its directory. The root tells nobody apart and is 0, as is one not found.
-func cgroupID(root, path string) uint64 {
+// cgroupID is the number by which sockets know the cgroup v2 of process pid, which
+// is at path below root: the inode of its directory. It is 0 when the number tells
+// nobody apart: that of the root, that of a cgroup in which a pod's process is too
+// (beside cgroup v1 a runtime leaves its containers where it is itself), and that
+// of a directory which is not the process's.
+func cgroupID(proc, root, path string, pid int) uint64 {
 	// Seen from a cgroup namespace of our own the path leads up out of it first.
 	for {
 		rest, up := strings.CutPrefix(path, "/..")
@@ -106,15 +110,37 @@ func cgroupID(root, path string) uint64 {
 	if root == "" || path == "" || path == "/" {
 		return 0
 	}
-	st, err := os.Stat(filepath.Join(root, path))
+	dir := filepath.Join(root, path)
+	st, err := os.Stat(dir)
 	if err != nil {
 		return 0
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
+	if !ok || !isAlone(proc, dir, pid) {
 		return 0
 	}
 	return sys.Ino
+}
+
+// isAlone says whether process pid is in the cgroup v2 at dir, and no process of a
+// pod.
+func isAlone(proc, dir string, pid int) bool {
+	raw, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return false
+	}
+	here := false
+	for field := range strings.FieldsSeq(string(raw)) {
+		if field == strconv.Itoa(pid) {
+			here = true
+			continue
+		}
+		_, inPod, err := cgroupOf(filepath.Join(proc, field))
+		if inPod || err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+			return false
+		}
+	}
+	return here
 }
 
 // startOf is when the process started, in ticks since boot, or "". Source:

@@ -16,6 +16,16 @@ import (
 // Lookup finds out whose socket has connected from client to server.
 type Lookup func(ctx context.Context, client, server netip.AddrPort) (Owner, error)
 
+// Service is who answers on the agent's side. [Host] is the real one.
+type Service struct {
+	// Lookup answers whose socket it is. Required.
+	Lookup Lookup
+
+	// Means finds what is handed to a ztunnel, which then owns the socket in it. Nil
+	// means that none is handed over.
+	Means func(ctx context.Context) (Means, error)
+}
+
 const (
 	// maxConns is how many connections are served at once: more than the ztunnels
 	// of a node keep, also while one takes over from another.
@@ -30,7 +40,7 @@ const (
 
 // Serve answers on l until ctx ends, and closes it. Only processes of the user
 // that runs us are answered. It returns when nothing of it is left.
-func Serve(ctx context.Context, l *net.UnixListener, lookup Lookup) error {
+func Serve(ctx context.Context, l *net.UnixListener, service Service) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
@@ -57,14 +67,14 @@ func Serve(ctx context.Context, l *net.UnixListener, lookup Lookup) error {
 			continue
 		}
 		conns.Go(serving, "sockowner", func(ctx context.Context) {
-			serveConn(ctx, c, lookup)
+			serveConn(ctx, c, service)
 			<-slots
 		})
 	}
 }
 
 // serveConn answers one connection until it ends or asks what makes no sense.
-func serveConn(ctx context.Context, c *net.UnixConn, lookup Lookup) {
+func serveConn(ctx context.Context, c *net.UnixConn, service Service) {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
@@ -76,14 +86,23 @@ func serveConn(ctx context.Context, c *net.UnixConn, lookup Lookup) {
 		if err := receive(c, &req); err != nil {
 			return
 		}
-		client, server, err := req.parse()
-		if err != nil {
-			return
-		}
-		if _, err := c.Write(answer(ctx, client, server, lookup)); err != nil {
+		if err := serveRequest(ctx, c, req, service); err != nil {
 			return
 		}
 	}
+}
+
+// serveRequest answers one request. After an error the connection is of no use.
+func serveRequest(ctx context.Context, c *net.UnixConn, req request, service Service) error {
+	if req == newMeansRequest() {
+		return handOver(ctx, c, service)
+	}
+	client, server, err := req.parse()
+	if err != nil {
+		return err
+	}
+	_, err = c.Write(answer(ctx, client, server, service.Lookup))
+	return err
 }
 
 // receive reads one request, and sets the deadline of its answer.
@@ -111,6 +130,32 @@ func answer(ctx context.Context, client, server netip.AddrPort, lookup Lookup) [
 		return []byte{version, byte(codeCannotSay)}
 	}
 	return []byte{version, byte(codeOf(owner))}
+}
+
+// handOver answers a request for means. Two processes cannot use one socket, so
+// each gets its own.
+func handOver(ctx context.Context, c *net.UnixConn, service Service) error {
+	none := [meansSize]byte{version, byte(codeCannotSay)}
+	if service.Means == nil {
+		_, err := c.Write(none[:])
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m, err := service.Means(ctx)
+	if err == nil {
+		defer m.Sockets.Close()
+		err = m.check()
+	}
+	if err != nil {
+		_, err := c.Write(none[:])
+		return err
+	}
+	frame := m.encode()
+	return m.Sockets.WithFD(func(fd int) error {
+		_, _, err := c.WriteMsgUnix(frame[:], syscall.UnixRights(fd), nil)
+		return err
+	})
 }
 
 // allowed says why the process at the other end may not ask.

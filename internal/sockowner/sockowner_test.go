@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -51,6 +52,12 @@ func table(_ context.Context, client, server netip.AddrPort) (Owner, error) {
 // serve runs a server at path until the function that it returns is called.
 func serve(t *testing.T, path string, lookup Lookup) (stop func()) {
 	t.Helper()
+	return serveAll(t, path, Service{Lookup: lookup})
+}
+
+// serveAll is serve for a whole service.
+func serveAll(t *testing.T, path string, service Service) (stop func()) {
+	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +65,7 @@ func serve(t *testing.T, path string, lookup Lookup) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var g lifecycle.Group
 	g.Go(ctx, "serve", func(ctx context.Context) {
-		if err := Serve(ctx, l, lookup); err != nil {
+		if err := Serve(ctx, l, service); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -70,7 +77,7 @@ func serve(t *testing.T, path string, lookup Lookup) (stop func()) {
 func TestOwner(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	serve(t, path, table)
-	c := NewClient(path, 0)
+	c := NewClient(ClientConfig{Path: path})
 	defer c.Close()
 	for _, tt := range []struct {
 		name           string
@@ -99,7 +106,7 @@ func TestOwner(t *testing.T) {
 
 func TestClientOutlivesTheAgent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	c := NewClient(path, 0)
+	c := NewClient(ClientConfig{Path: path})
 	defer c.Close()
 	if _, err := c.Owner(t.Context(), kubelet, pod); err == nil {
 		t.Error("without an agent there is an answer")
@@ -121,7 +128,7 @@ func TestASilentAgentIsNotWaitedFor(t *testing.T) {
 		<-ctx.Done()
 		return Owner{}, context.Cause(ctx)
 	})
-	c := NewClient(path, 20*time.Millisecond)
+	c := NewClient(ClientConfig{Path: path, Timeout: 20 * time.Millisecond})
 	defer c.Close()
 	start := time.Now()
 	if got, err := c.Owner(t.Context(), kubelet, pod); err == nil {
@@ -135,7 +142,7 @@ func TestASilentAgentIsNotWaitedFor(t *testing.T) {
 func TestManyAskAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	serve(t, path, table)
-	c := NewClient(path, 5*time.Second)
+	c := NewClient(ClientConfig{Path: path, Timeout: 5 * time.Second})
 	defer c.Close()
 	var g lifecycle.Group
 	defer g.Wait()
@@ -210,6 +217,29 @@ func FuzzParse(f *testing.F) {
 		again, err := newRequest(client, server)
 		if err != nil || again != r {
 			t.Errorf("%v -> %v, %v -> %v, %v", r, client, server, again, err)
+		}
+	})
+}
+
+func FuzzParseMeans(f *testing.F) {
+	for _, m := range []Means{{Any: true}, {Cgroups: []uint64{7}}, {Cgroups: []uint64{1, 2, 3, 4}}} {
+		b := m.encode()
+		f.Add(b[:])
+	}
+	f.Add(make([]byte, meansSize))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var b [meansSize]byte
+		copy(b[:], data)
+		m, err := parseMeans(b)
+		if err != nil {
+			return
+		}
+		if err := m.check(); err != nil {
+			t.Fatalf("%v is read as %+v, by which nothing can be told: %v", b, m, err)
+		}
+		again, err := parseMeans(m.encode())
+		if err != nil || again.Any != m.Any || !slices.Equal(again.Cgroups, m.Cgroups) {
+			t.Errorf("%+v -> %+v, %v", m, again, err)
 		}
 	})
 }

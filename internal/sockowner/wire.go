@@ -18,6 +18,20 @@ const (
 
 	// answerSize is version and code.
 	answerSize = 2
+
+	// maxCgroups is how many cgroups are handed over at most. A node has one kubelet.
+	maxCgroups = 4
+
+	// meansSize is version, code, how many cgroups, and room for their numbers.
+	meansSize = 3 + 8*maxCgroups
+)
+
+// kind is what is asked for.
+type kind byte
+
+const (
+	kindOwner kind = 0 // whose socket it is
+	kindMeans kind = 1 // by what to tell that without us; no addresses
 )
 
 // code is the answer on the wire.
@@ -27,6 +41,8 @@ const (
 	codeNobody    code = 0
 	codeNode      code = 1
 	codeKubelet   code = 2
+	codeMeans     code = 3 // a descriptor is beside the answer
+	codeMeansAny  code = 4 // the same, and every socket of the node counts
 	codeCannotSay code = 255
 )
 
@@ -41,10 +57,20 @@ func codeOf(o Owner) code {
 	return codeNobody
 }
 
-// request is the frame that asks about a connection.
+// request is the frame that asks.
 type request [requestSize]byte
 
-// newRequest makes the frame, or says why the ends name no connection.
+// kind is what r asks for.
+func (r *request) kind() kind { return kind(r[1]) }
+
+// newMeansRequest makes the frame that asks for means.
+func newMeansRequest() (r request) {
+	r[0], r[1] = version, byte(kindMeans)
+	return r
+}
+
+// newRequest makes the frame that asks about a connection, or says why the ends
+// name none.
 func newRequest(client, server netip.AddrPort) (r request, err error) {
 	r[0] = version
 	if err := put(r[2:], client); err != nil {
@@ -72,8 +98,8 @@ func put(b []byte, a netip.AddrPort) error {
 
 // parse reads the frame. It is the only way from outside input to addresses.
 func (r *request) parse() (client, server netip.AddrPort, err error) {
-	if r[0] != version || r[1] != 0 {
-		return client, server, fmt.Errorf("request begins with %d %d, want %d 0", r[0], r[1], version)
+	if r[0] != version || r.kind() != kindOwner {
+		return client, server, fmt.Errorf("request begins with %d %d, want %d %d", r[0], r[1], version, kindOwner)
 	}
 	client, server = get(r[2:]), get(r[2+addrPortSize:])
 	return client, server, check(client, server)
@@ -111,4 +137,35 @@ func parseAnswer(b [answerSize]byte) (Owner, error) {
 		return Owner{}, ErrCannotSay
 	}
 	return Owner{}, fmt.Errorf("the agent answers %d, which means nothing", b[1])
+}
+
+// encode makes the frame beside which the descriptor of m goes.
+func (m Means) encode() (b [meansSize]byte) {
+	b[0], b[1], b[2] = version, byte(codeMeans), byte(len(m.Cgroups))
+	if m.Any {
+		b[1] = byte(codeMeansAny)
+	}
+	for i, id := range m.Cgroups {
+		binary.BigEndian.PutUint64(b[3+8*i:], id)
+	}
+	return b
+}
+
+// parseMeans reads what encode has made; Sockets is not in it.
+func parseMeans(b [meansSize]byte) (m Means, err error) {
+	switch {
+	case b[0] != version:
+		return Means{}, fmt.Errorf("the agent speaks version %d, want %d", b[0], version)
+	case code(b[1]) == codeCannotSay:
+		return Means{}, ErrCannotSay
+	case code(b[1]) != codeMeans && code(b[1]) != codeMeansAny:
+		return Means{}, fmt.Errorf("the agent answers %d, which means nothing", b[1])
+	case b[2] > maxCgroups:
+		return Means{}, fmt.Errorf("the agent names %d cgroups, want at most %d", b[2], maxCgroups)
+	}
+	m.Any = code(b[1]) == codeMeansAny
+	for i := range int(b[2]) {
+		m.Cgroups = append(m.Cgroups, binary.BigEndian.Uint64(b[3+8*i:]))
+	}
+	return m, m.check()
 }

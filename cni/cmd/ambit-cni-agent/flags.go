@@ -60,9 +60,11 @@ or from it, and an Event on it says why. The label
 ambit.dev/on-enrolment-failure=open on its namespace lets it run outside instead.
 
 Probes of the kubelet reach pods whatever policies say: ztunnel asks at
---sockets-socket whose socket has called, and the agent looks on the node. For a
-ztunnel that cannot ask, --probe-mode=snat gives them a source address that the
-pods' rules let pass; a NetworkPolicy may drop it.
+--sockets-socket whose socket has called, and the agent looks on the node. It also
+hands ztunnel the kubelet's cgroup, and a socket by which the kernel tells who is in
+it, so that probes pass while the agent is away. For a ztunnel that cannot ask,
+--probe-mode=snat gives them a source address that the pods' rules let pass; a
+NetworkPolicy may drop it.
 
 When the agent ends, pods stay in the mesh; the next one finds them by --state-file.
 Only when its --daemonset is gone does it release them and take the plugin away;
@@ -124,7 +126,7 @@ func (f *flags) podFlags(p *pflag.FlagSet) {
 	p.StringVar(&f.dns, "dns-capture", string(agent.DNSNever), "whose DNS questions go to ztunnel, `WHICH`: never, off (pods that ask for it by annotation) or on (all but those that refuse)")
 	p.StringVar(&f.probes, "probe-mode", probeSockets, "how probes of the kubelet pass, `HOW`: sockets (ztunnel asks at --sockets-socket) or snat (for a ztunnel that cannot ask)")
 	p.BoolVar(&f.cfg.Owner.AnySocket, "probe-from-node", false, "take every process of the node for the kubelet, where it cannot be told")
-	p.StringVar(&f.cfg.Owner.Cgroups, "cgroup-root", "", "`DIR` of the node's cgroup v2, by which the kubelet's sockets are known (default: below /sys/fs/cgroup)")
+	p.StringVar(&f.cfg.Owner.Cgroups, "cgroup-root", "", "`DIR` of the node's cgroup v2, by which the kubelet's sockets are known (default: below --host-root, /sys/fs/cgroup)")
 	p.StringVar(&f.probeV4, "probe-v4", "169.254.7.127", "`ADDRESS` that --probe-mode=snat gives to probes")
 	p.StringVar(&f.probeV6, "probe-v6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff", "`ADDRESS`, the same for IPv6")
 	p.DurationVar(&f.cfg.Agent.RepairEvery, "repair-every", 0, "`TIME` between comparisons of all pods with what they should be (default 30s)")
@@ -155,6 +157,7 @@ func (f *flags) config() (cni.Config, error) {
 	cfg := f.cfg
 	cfg.Agent.DNS = agent.DNSCapture(f.dns)
 	cfg.Agent.HostRoot = agent.HostRoot(f.hostRoot)
+	cfg.Owner.Root = f.hostRoot
 	if f.kube = f.kube || f.cluster.Kubeconfig != ""; f.kube == (cfg.ConfigDir != "") {
 		return cni.Config{}, errors.New("want one of --kube and --config-dir: from where do pods come?")
 	}

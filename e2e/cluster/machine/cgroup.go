@@ -122,6 +122,30 @@ func (t CgroupTree) inherit(parent, child string) error {
 	return nil
 }
 
+// systemCgroup is the cgroup of version 2 of what is not a pod.
+const systemCgroup = "system"
+
+// openServiceCgroup makes and opens the cgroup of version 2 of a service, as every
+// service has one of its own where an init such as systemd runs. Nil means that there
+// is no version 2.
+func openServiceCgroup(name string) (*os.File, error) {
+	trees, err := CgroupTrees()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range trees {
+		if !t.Unified {
+			continue
+		}
+		at := filepath.Join(t.Path, systemCgroup, name)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return nil, err
+		}
+		return os.Open(at)
+	}
+	return nil, nil
+}
+
 // makeRoom moves this process out of the root of its cgroups of version 2, for one
 // that has processes cannot give controllers to its children.
 func makeRoom() error {
@@ -133,7 +157,7 @@ func makeRoom() error {
 		if !t.Unified {
 			continue
 		}
-		at := filepath.Join(t.Path, "system")
+		at := filepath.Join(t.Path, systemCgroup)
 		if err := os.MkdirAll(at, 0o755); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,6 +187,33 @@ func TestMachineIsAWorldOfItsOwn(t *testing.T) {
 	}
 	if raw, err := os.ReadFile(filepath.Join(dir, "var/kept")); err != nil || string(raw) != "kept\n" {
 		t.Errorf("the machine's disk on the host: %q, %v", raw, err)
+	}
+}
+
+func TestServicesHaveCgroupsOfTheirOwn(t *testing.T) {
+	dir := newDir(t)
+	trees, err := CgroupTrees()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(trees, func(tree CgroupTree) bool { return tree.Unified }) {
+		t.Skip("this host has no cgroup v2")
+	}
+	m, err := start(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Kill()
+	for range 2 { // also when it is started again
+		pid := serviceOf(t, dir, "sleeper", runs).PID
+		out, err := Command(t.Context(), m.Record.PID, "grep", "-o", "^0::.*", fmt.Sprintf("/proc/%d/cgroup", pid)).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || !strings.HasSuffix(got, "/system/sleeper") {
+			t.Errorf("the service is in %q, %v; want a cgroup of its own", got, err)
+		}
+		if _, err := Ask(t.Context(), dir, "kill sleeper"); err != nil {
+			t.Fatal(err)
+		}
+		serviceOf(t, dir, "sleeper", func(s ServiceStatus) bool { return runs(s) && s.PID != pid })
 	}
 }
 

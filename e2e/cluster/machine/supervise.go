@@ -156,6 +156,14 @@ func (s *service) once(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "HOME=/root")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	group, err := openServiceCgroup(s.spec.Name)
+	if err != nil {
+		return err
+	}
+	if group != nil {
+		defer group.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
+	}
 	// The number is known before the process can be taken for an orphan.
 	s.mu.Lock()
 	if err := cmd.Start(); err != nil {

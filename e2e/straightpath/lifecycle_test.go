@@ -3,12 +3,14 @@ package straightpath
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +123,60 @@ func TestControlPlaneAway(t *testing.T) {
 	m.settled(fresh)
 	fresh.connect(server.addr(80)).wantEcho("caught up")
 	n1.z.wantAccess(t, `direction="inbound"`, `src.workload="fresh"`, `sa/fresh`)
+}
+
+// restart ends the node's ztunnel, and returns when another one listens in the pods.
+func (n *node) restart() {
+	n.m.t.Helper()
+	n.z.stop()
+	<-n.z.done
+	n.z = n.start()
+	eventually(n.m.t, "the next ztunnel listens", func() error {
+		if len(n.z.log.with("pod is served")) < len(n.snapshot()) {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+}
+
+// A ztunnel that is new while the control plane is away knows nobody: what it is
+// asked to carry waits, and nothing is sent in the clear.
+func TestNothingInTheClearBeforeTheFirstPicture(t *testing.T) {
+	m := newMesh(t)
+	n1 := m.node("n1", func(c *ztunnel.Config) { c.Drain = time.Millisecond })
+	client, server := m.enrolled(n1, "client"), m.pod(n1, "outside")
+	var called atomic.Int64
+	server.serve(80, func(c *net.TCPConn) {
+		called.Add(1)
+		fmt.Fprintln(c, "hello")
+	})
+	client.connect(server.addr(80)) // outside the mesh, and called in the clear
+	m.stopControlPlane()
+	n1.restart()
+	connected := make(chan error)
+	go func() {
+		_, err := client.tryConnect(server.addr(80))
+		connected <- err
+	}()
+	m.startControlPlane(m.address)
+	if err := <-connected; err != nil {
+		t.Errorf("a connection that began before the picture came: %v", err)
+	}
+
+	// And when it does not come in time.
+	before := called.Load()
+	m.stopControlPlane()
+	n1.restart()
+	start := time.Now()
+	client.wantRefused(server.addr(80))
+	if took := time.Since(start); took < 4*time.Second || took > 8*time.Second {
+		t.Errorf("refused after %v, want 5s", took)
+	}
+	if now := called.Load(); now != before {
+		t.Errorf("the server was called %d times by a proxy that does not know whom it calls", now-before)
+	}
+	n1.z.wantAccess(t, "the control plane has not told who is in the mesh")
+	m.startControlPlane(m.address) // whose end the test waits for
 }
 
 // A pod that the control plane does not know gets nothing in: the caller waits,

@@ -43,6 +43,9 @@ func explainSource(s policy.Subject, err error) error {
 // explainRoute turns an error of route.Resolve into one an operator can act on.
 func explainRoute(err error) error {
 	e := &telemetry.Error{Stage: telemetry.StageRoute, Fault: telemetry.FaultControl, Err: err}
+	if errors.Is(err, errNoPicture) {
+		e.Hint = "until then nothing is sent in the clear: is istiod there, and does it know this ztunnel's token?"
+	}
 	re, ok := errors.AsType[*route.Error](err)
 	if !ok {
 		return e

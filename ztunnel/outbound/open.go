@@ -26,7 +26,10 @@ import (
 // plan is nil when there was nowhere to go; else it is that of the last try,
 // also when err is not nil.
 func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan, err error) {
-	snap := o.state.Snapshot()
+	snap, err := o.pictured(ctx, f)
+	if err != nil {
+		return nil, nil, err
+	}
 	var tried []string
 	for try := range o.cfg.Tries {
 		if errors.Is(err, errNoAnswer) && !o.hasOther(f, tried) {
@@ -59,6 +62,38 @@ func (o *Outbound) open(ctx context.Context, f *flight) (w way, plan *route.Plan
 		}
 	}
 	return nil, plan, err
+}
+
+// errNoPicture is why a connection to who knows whom ends.
+var errNoPicture = errors.New("the control plane has not told who is in the mesh")
+
+// pictured returns the picture by which f is sent on its way. Until the control
+// plane has sent the first one, nobody can say that an address is outside the mesh
+// and plain TCP to it right: such a connection waits, and is refused after a while.
+func (o *Outbound) pictured(ctx context.Context, f *flight) (*workload.Snapshot, error) {
+	select {
+	case <-o.acked:
+		return o.state.Snapshot(), nil // nearly always: no timer is made
+	default:
+	}
+	timer := time.NewTimer(o.cfg.KnownWait)
+	defer timer.Stop()
+	for {
+		snap := o.state.Snapshot()
+		plan, err := o.resolve(snap, f, nil)
+		if err != nil || plan.Destination != nil || plan.Service != nil {
+			return snap, nil // that much is known
+		}
+		select {
+		case <-o.acked:
+			return o.state.Snapshot(), nil
+		case <-o.state.Changed(snap.Version()):
+		case <-timer.C:
+			return nil, errNoPicture
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // mayPass reports whether err means that a service has endpoints and none is healthy.

@@ -24,7 +24,8 @@ type Config struct {
 	// EncryptLocal sends what goes to a pod of this node through a tunnel too.
 	EncryptLocal bool
 	// KnownWait is how long a new pod's first connection waits until somebody
-	// has told of the pod. Zero means 5 s, as in the ambient ecosystem.
+	// has told of the pod; and, while the control plane has told of nothing yet, a
+	// connection to who knows whom. Zero means 5 s, as in the ambient ecosystem.
 	KnownWait time.Duration
 	// HealthyWait is how long a connection waits for an endpoint to become healthy
 	// when its service has some and none is. Zero means 2 s, our choice: clients that
@@ -67,6 +68,8 @@ type Deps struct {
 	State   *workload.Store
 	Gate    *policy.Gate
 	Certs   certificates
+	// Acked is closed when the control plane has sent workloads and policies.
+	Acked <-chan struct{}
 	// Neighbours finds the pods of this node; nil means that there is no local
 	// path.
 	Neighbours Neighbours
@@ -94,6 +97,7 @@ type Outbound struct {
 	state      *workload.Store
 	gate       *policy.Gate
 	certs      certificates
+	acked      <-chan struct{}
 	neighbours Neighbours
 	stopping   <-chan struct{}
 	hosts      Hosts
@@ -120,7 +124,7 @@ func New(cfg Config, pod Pod, deps Deps) *Outbound {
 	cfg.AnswerTime = cmp.Or(cfg.AnswerTime, 2*time.Second)
 	o := &Outbound{
 		cfg: cfg, pod: pod,
-		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs,
+		records: deps.Records, state: deps.State, gate: deps.Gate, certs: deps.Certs, acked: deps.Acked,
 		neighbours: deps.Neighbours, stopping: deps.Stopping, hosts: deps.Hosts,
 		peers:     peers{byKey: make(map[hbone.Key]identity.Peer)},
 		witnesses: witnesses{all: make(map[hbone.Key]*witness)},

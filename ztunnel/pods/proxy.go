@@ -80,7 +80,7 @@ func (m *Manager) newProxy(r *run, p *pod) (*proxy, error) {
 	x.out = outbound.New(m.cfg.Outbound, outbound.Pod{
 		UID: p.uid, Subject: x.subject, Addresses: x.addresses, Dial: x.dialOut,
 	}, outbound.Deps{
-		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs,
+		Records: m.deps.Records, State: m.deps.State, Gate: m.deps.Gate, Certs: m.deps.Certs, Acked: m.deps.Acked,
 		Neighbours: m, Stopping: r.polite.Done(), Hosts: m.deps.Hosts, HTrace: m.deps.HTrace,
 	})
 	m.receive(x, inbound.Pod{UID: p.uid, Subject: x.subject, Dial: x.dialApp})

@@ -8,7 +8,8 @@ type changes struct {
 	next     *Snapshot
 	edit     *edit
 	differs  bool
-	reranged bool // a service with a range came or went
+	reranged bool          // a service with a range came or went
+	left     []NetworkAddr // by workloads that take tunnels
 }
 
 func newChanges(last *Snapshot) *changes {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/policy"
 )
@@ -19,6 +20,10 @@ type Snapshot struct {
 	services  serviceTables
 	policies  policyTables
 	seeds     seedTables
+
+	// gone are addresses that nobody has any more, since when. What is older than
+	// GoneFor may still be among them.
+	gone table[NetworkAddr, time.Time]
 }
 
 // workloadTables hold the workloads that the control plane told of.
@@ -77,6 +82,7 @@ func newSnapshot(cfg Config) *Snapshot {
 			byUID: newTable[string, *Workload](),
 			byPod: newTable[policy.Subject, []*Workload](),
 		},
+		gone: newTable[NetworkAddr, time.Time](),
 	}
 }
 

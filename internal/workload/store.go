@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
@@ -39,6 +40,7 @@ type Store struct {
 	// writing is held while a change is made, published and told to listeners.
 	writing   sync.Mutex
 	listeners []func(*Snapshot)
+	farewells []farewell // those that the snapshot's gone holds, the oldest first
 
 	// mu guards newer, the channel that the next publication closes.
 	mu    sync.Mutex
@@ -115,6 +117,9 @@ func (s *Store) ApplyAddresses(resources []*discoveryv3.Resource, removed []stri
 		}
 		for _, name := range removed {
 			c.removeAddress(name)
+		}
+		if c.differs {
+			s.farewells = c.bury(s.farewells, time.Now())
 		}
 	})
 	return rejected
@@ -210,6 +215,7 @@ func (c *changes) applyAddress(r *discoveryv3.Resource) error {
 			return fmt.Errorf("the resource holds workload %q", w.UID)
 		}
 		c.removeService(r.GetName())
+		c.leave(c.next.Workload(w.UID), w)
 		c.removeWorkload(w.UID)
 		c.addWorkload(w)
 	case *workloadapi.Address_Service:
@@ -220,6 +226,7 @@ func (c *changes) applyAddress(r *discoveryv3.Resource) error {
 		if svc.Key.String() != r.GetName() {
 			return fmt.Errorf("the resource holds service %q", svc.Key)
 		}
+		c.leave(c.next.Workload(r.GetName()), nil)
 		c.removeWorkload(r.GetName())
 		c.removeService(r.GetName())
 		c.addService(svc)
@@ -231,6 +238,7 @@ func (c *changes) applyAddress(r *discoveryv3.Resource) error {
 
 // removeAddress forgets a workload of that UID, else a service of that key.
 func (c *changes) removeAddress(name string) {
+	c.leave(c.next.Workload(name), nil)
 	if !c.removeWorkload(name) {
 		c.removeService(name)
 	}

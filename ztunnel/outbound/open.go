@@ -217,6 +217,7 @@ func (o *Outbound) resolve(snap *workload.Snapshot, f *flight, tried []string) (
 		Rand:     rand.Uint64N,
 		Exclude:  func(uid string) bool { return slices.Contains(tried, uid) },
 		SourceIP: f.Client.Addr(),
+		Now:      time.Now(),
 	})
 }
 

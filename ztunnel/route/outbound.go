@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
@@ -59,6 +60,8 @@ type Options struct {
 	// SourceIP is the address that the connection comes from. Zero means that
 	// any address of the source will do.
 	SourceIP netip.Addr
+	// Now is when it is.
+	Now time.Time
 }
 
 // Reason says which rule refused.
@@ -140,6 +143,12 @@ func Resolve(snap *workload.Snapshot, src *workload.Workload, dst netip.AddrPort
 			Hint:   "is a pod behind it Ready, and does the Service list that port?",
 
 			MayPass: snap.Serves(called, dst.Port()),
+		}
+	case snap.LookupGone(o.Network, dst.Addr(), o.Now):
+		return Plan{}, &Error{
+			Reason: ReasonNoDestination,
+			Text:   fmt.Sprintf("%v was the address of a workload of the mesh that is gone", dst.Addr()),
+			Hint:   "nothing is sent there in the clear: another workload may have the address next; has the client kept an old answer of DNS?",
 		}
 	default:
 		return Plan{Mode: Direct, Hop: dst}, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"go.uber.org/goleak"
@@ -106,6 +107,11 @@ func svcVia(g *workloadapi.GatewayAddress) func(*pbService) {
 
 func picture(t testing.TB, list ...proto.Message) *workload.Snapshot {
 	t.Helper()
+	return storeOf(t, list...).Snapshot()
+}
+
+func storeOf(t testing.TB, list ...proto.Message) *workload.Store {
+	t.Helper()
 	store := workload.NewStore(workload.Config{})
 	for _, m := range list {
 		r, a := &discoveryv3.Resource{}, &workloadapi.Address{}
@@ -123,7 +129,7 @@ func picture(t testing.TB, list ...proto.Message) *workload.Snapshot {
 			t.Fatal(rejected)
 		}
 	}
-	return store.Snapshot()
+	return store
 }
 
 // text is a plan in one line: mode, hop, authority, who may answer, and what is
@@ -151,6 +157,41 @@ func text(p route.Plan) string {
 		out = append(out, "waypoint")
 	}
 	return strings.Join(out, " ")
+}
+
+// Where a pod of the mesh was a moment ago nothing is sent in the clear: who is
+// there now may be anybody.
+func TestResolveWhoIsGone(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		name string
+		gone *pbWorkload
+		when time.Time
+		dst  string
+		want string // "" means refused
+	}{
+		{"a pod of the mesh", pod("d", "10.0.0.2", tunnel), now, "10.0.0.2:80", ""},
+		{"the same, IPv4 in IPv6", pod("d", "10.0.0.2", tunnel), now, "[::ffff:10.0.0.2]:80", ""},
+		{"a minute later", pod("d", "10.0.0.2", tunnel), now.Add(2 * workload.GoneFor), "10.0.0.2:80", "direct 10.0.0.2:80"},
+		{"a pod outside", pod("d", "10.0.0.2"), now, "10.0.0.2:80", "direct 10.0.0.2:80"},
+		{"its neighbour", pod("d", "10.0.0.2", tunnel), now, "10.0.0.3:80", "direct 10.0.0.3:80"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			store := storeOf(t, pod("s", "10.0.0.1", tunnel), tt.gone)
+			store.ApplyAddresses(nil, []string{tt.gone.Uid})
+			snap := store.Snapshot()
+			got, err := route.Resolve(snap, snap.Workload("s"), netip.MustParseAddrPort(tt.dst), route.Options{Now: tt.when})
+			if tt.want != "" {
+				if err != nil || text(got) != tt.want {
+					t.Errorf("Resolve = %q, %v; want %q", text(got), err, tt.want)
+				}
+				return
+			}
+			if re, ok := errors.AsType[*route.Error](err); !ok || re.Reason != route.ReasonNoDestination {
+				t.Errorf("Resolve = %q, %v; want it refused", text(got), err)
+			}
+		})
+	}
 }
 
 func TestResolve(t *testing.T) {

@@ -1,11 +1,14 @@
 package cases
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/e2e/cluster"
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
@@ -99,9 +102,6 @@ func labelUnlabel(ctx context.Context, e *Env) (string, error) {
 	return fmt.Sprintf("%d times in and out: %s; a stream of %d bytes; then no plaintext in %d frames", rounds, summary(now, after), bytes, got.Frames), nil
 }
 
-// newPods is how many pods make a first connection.
-const newPods = 20
-
 // strict lets only the mesh talk to the pods of a namespace.
 const strict = `
 apiVersion: security.istio.io/v1
@@ -131,6 +131,12 @@ func (e *Env) newcomer(ctx context.Context) error {
 	return e.Reachable(ctx, after, "server:80")
 }
 
+// New pods come in waves: so many at once, on as many nodes as there are.
+const (
+	newPods  = 20
+	newWaves = 5
+)
+
 func firstConnection(ctx context.Context, e *Env) (string, error) {
 	if err := e.LabelNamespace(ctx, e.Namespace, map[string]string{modeLabel: modeMesh}); err != nil {
 		return "", err
@@ -149,41 +155,85 @@ func firstConnection(ctx context.Context, e *Env) (string, error) {
 	if err := e.Reachable(ctx, probe, "server:80"); err != nil {
 		return "", err
 	}
-	err = e.Deploy(ctx, App{Name: "newcomer", Replicas: newPods, Env: map[string]string{"FIRST": "server:80", "MARKER": e.Marker}})
-	if err != nil {
-		return "", err
-	}
-	took, err := e.firstLines(ctx, "newcomer")
-	if err != nil {
-		return "", err
+	var inside []contact
+	for range newWaves {
+		some, err := e.newcomers(ctx, e.Namespace, "server:80")
+		if err != nil {
+			return "", err
+		}
+		inside = append(inside, some...)
 	}
 	got, err := leak.Clean()
 	if err != nil {
 		return "", err
 	}
-	slices.Sort(took)
-	return fmt.Sprintf("%d pods, first answer after %v at the median, %v at worst; no plaintext in %d frames",
-		len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), got.Frames), nil
+	// What the machine and the cluster take of it: the same outside the mesh.
+	outside, err := e.Extra(ctx, "out", nil)
+	if err != nil {
+		return "", err
+	}
+	if err := e.Deploy(ctx, App{Name: "server", Namespace: outside, Replicas: 2}); err != nil {
+		return "", err
+	}
+	control, err := e.newcomers(ctx, outside, "server:80")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("first answer: %s; outside the mesh: %s; no plaintext in %d frames", contacts(inside), contacts(control), got.Frames), nil
 }
 
-// firstLines reads what the pods of an app say about their first connection.
-func (e *Env) firstLines(ctx context.Context, app string) ([]time.Duration, error) {
-	pods, err := e.Pods(ctx, app)
+// newcomers starts pods that call an address at once, says how long it took them, and
+// ends them.
+func (e *Env) newcomers(ctx context.Context, namespace, address string) ([]contact, error) {
+	app := App{Name: "newcomer", Namespace: namespace, Replicas: newPods, Env: map[string]string{"FIRST": address, "MARKER": e.Marker}}
+	if err := e.Deploy(ctx, app); err != nil {
+		return nil, err
+	}
+	all, err := e.firstLines(ctx, namespace, app.Name)
 	if err != nil {
 		return nil, err
 	}
-	var all []time.Duration
+	if _, err := e.Kubectl(ctx, "", "--namespace", namespace, "delete", "deployment", app.Name); err != nil {
+		return nil, err
+	}
+	return all, e.Until(ctx, readyWithin, "end of the newcomers", func(ctx context.Context) (bool, error) {
+		pods, err := e.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app.Name})
+		return err == nil && len(pods.Items) == 0, err
+	})
+}
+
+// contact is the first connection of a pod: how long it took in all, and of that to
+// look the name up and to connect.
+type contact struct{ took, lookup, connect time.Duration }
+
+// contacts says how long first connections took, and where the time of the slowest went.
+func contacts(all []contact) string {
+	slices.SortFunc(all, func(a, b contact) int { return cmp.Compare(a.took, b.took) })
+	ms := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+	worst := all[len(all)-1]
+	return fmt.Sprintf("%d pods, %v at the median, %v at p99, %v at worst (lookup %v, connect %v)",
+		len(all), ms(all[len(all)/2].took), ms(all[(len(all)-1)*99/100].took), ms(worst.took), ms(worst.lookup), ms(worst.connect))
+}
+
+// firstLines reads what the pods of an app say about their first connection.
+func (e *Env) firstLines(ctx context.Context, namespace, app string) ([]contact, error) {
+	pods, err := e.PodsIn(ctx, namespace, app)
+	if err != nil {
+		return nil, err
+	}
+	var all []contact
 	for _, p := range pods {
-		out, err := e.Kubectl(ctx, "", "logs", p.Name)
+		out, err := e.Kubectl(ctx, "", "--namespace", namespace, "logs", p.Name)
 		if err != nil {
 			return nil, err
 		}
-		var micros int64
+		var took, lookup, connect int64
 		line, _, _ := strings.Cut(out[max(strings.Index(out, "first:"), 0):], "\n")
-		if _, err := fmt.Sscanf(line, "first: ok %d us", &micros); err != nil {
+		if _, err := fmt.Sscanf(line, "first: ok %d us, lookup %d us, connect %d us", &took, &lookup, &connect); err != nil {
 			return nil, fmt.Errorf("pod %v on %s says %q", p, p.Node, line)
 		}
-		all = append(all, time.Duration(micros)*time.Microsecond)
+		us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+		all = append(all, contact{us(took), us(lookup), us(connect)})
 	}
 	return all, nil
 }

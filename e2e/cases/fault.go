@@ -28,6 +28,7 @@ func faultCases() []Case {
 		{Name: "ztunnel-rolling-update", About: "ztunnels are replaced under load: no new connection fails, and a stream lives to the end of the grace period", Run: ztunnelUpdate},
 		{Name: "ztunnel-killed", About: "a ztunnel is killed: its pods are never outside the mesh, and are served again within seconds", Run: ztunnelKilled},
 		{Name: "agent-killed", About: "the agents are killed under load: no request fails, and new pods come into the mesh or not at all", Run: agentKilled},
+		{Name: "agent-away", About: "the agents are away for 20 s under STRICT: the kubelet's probes pass, so that no pod becomes unready, and no request fails", Run: agentAway},
 		{Name: "istiod-down", About: "both istiod-lite are gone for 60 s while pods come and go: no request between pods that stand fails", Run: istiodDown},
 		{Name: "apiserver-down", About: "the API server is stopped for 60 s under load: no request fails", Run: apiserverDown},
 		{Name: "all-not-ready", About: "all pods of a service are marked NotReady for a moment, as when an API server comes back and nodes were not heard of: no request fails", Run: allNotReady},
@@ -240,6 +241,7 @@ func agentKilled(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	e.Undo(func(ctx context.Context) error { return e.renew(ctx, agents) })
 	for _, a := range all {
 		if err := a.kill(); err != nil {
 			return "", err
@@ -250,7 +252,7 @@ func agentKilled(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	took, err := e.firstLines(ctx, "late")
+	took, err := e.firstLines(ctx, e.Namespace, "late")
 	if err != nil {
 		return "", err
 	}
@@ -259,6 +261,88 @@ func agentKilled(ctx context.Context, e *Env) (string, error) {
 	}
 	evidence, err := g.clean()
 	return fmt.Sprintf("%d agents killed, %d pods started meanwhile, all in the mesh from their first connection; %s", len(all), len(took), evidence), err
+}
+
+// agentsAwayFor is how long no agent runs: a pod whose probes fail is unready after
+// three seconds, and the kubelet waits ten and then twenty before it starts a program
+// again that keeps ending.
+const agentsAwayFor = 20 * time.Second
+
+func agentAway(ctx context.Context, e *Env) (string, error) {
+	g, err := e.guard(ctx, 2)
+	if err != nil {
+		return "", err
+	}
+	if err := e.Deploy(ctx, App{Name: "probed", Replicas: 2, Probes: probed}); err != nil {
+		return "", err
+	}
+	before, err := e.readiness(ctx)
+	if err != nil {
+		return "", err
+	}
+	killed, err := e.holdDown(ctx, agents, agentsAwayFor)
+	if err != nil {
+		return "", err
+	}
+	after, err := e.readiness(ctx)
+	if err != nil {
+		return "", err
+	}
+	if before != after {
+		return "", fmt.Errorf("readiness and restarts of pods before:\n%safter:\n%s", before, after)
+	}
+	e.Note("agents may come back")
+	if err := e.renew(ctx, agents); err != nil {
+		return "", err
+	}
+	if err := e.newcomer(ctx); err != nil {
+		return "", err
+	}
+	evidence, err := g.clean()
+	return fmt.Sprintf("agents killed %d times within %v, no pod unready; %s", killed, agentsAwayFor, evidence), err
+}
+
+// holdDown kills the programs of a part of the installation whenever they run, for a
+// time, and says how often.
+func (e *Env) holdDown(ctx context.Context, selector string, d time.Duration) (killed int, err error) {
+	all, err := e.systemPods(ctx, selector)
+	if err != nil {
+		return 0, err
+	}
+	for start := time.Now(); time.Since(start) < d; {
+		for _, p := range all {
+			if p.kill() == nil {
+				killed++
+			}
+		}
+		if err := lifecycle.Sleep(ctx, pollEvery); err != nil {
+			return killed, err
+		}
+	}
+	return killed, nil
+}
+
+// renew replaces the pods of a part of the installation. The kubelet waits for up to
+// five minutes before it starts a program again that keeps ending; a new pod's it starts
+// at once.
+func (e *Env) renew(ctx context.Context, selector string) error {
+	if _, err := e.Kubectl(ctx, "", "--namespace", System, "delete", "pod", "-l", selector); err != nil {
+		return err
+	}
+	return e.Until(ctx, readyWithin, "new pods of "+selector, func(ctx context.Context) (bool, error) {
+		pods, err := e.systemPods(ctx, selector)
+		if err != nil || len(pods) < len(e.Cluster.Nodes()) {
+			return false, err
+		}
+		return true, e.allReady(ctx, selector)
+	})
+}
+
+// readiness tells of all pods of the case since when they are ready, and how often they
+// were started again.
+func (e *Env) readiness(ctx context.Context) (string, error) {
+	return e.Kubectl(ctx, "", "get", "pods", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} since {.status.conditions[?(@.type=="Ready")].lastTransitionTime}, restarts {.status.containerStatuses[0].restartCount}{"\n"}{end}`)
 }
 
 func istiodDown(ctx context.Context, e *Env) (string, error) {

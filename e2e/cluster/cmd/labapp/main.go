@@ -59,9 +59,19 @@ func run() error {
 // line how it went.
 func first(ctx context.Context, address string) {
 	start := time.Now()
+	var found, connected time.Time // the name, and the server or who stands before it
 	text := "first: ok"
-	dialer := net.Dialer{Timeout: 10 * time.Second}
+	dialer := net.Dialer{Timeout: 10 * time.Second, ControlContext: func(context.Context, string, string, syscall.RawConn) error {
+		if found.IsZero() {
+			found = time.Now()
+		}
+		return nil
+	}}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
+	connected = time.Now()
+	if found.IsZero() {
+		found = connected
+	}
 	if err == nil {
 		defer conn.Close()
 		err = conn.SetDeadline(start.Add(10 * time.Second))
@@ -82,5 +92,5 @@ func first(ctx context.Context, address string) {
 	if err != nil {
 		text = fmt.Sprintf("first: %q", err)
 	}
-	fmt.Printf("%s %d us\n", text, time.Since(start).Microseconds())
+	fmt.Printf("%s %d us, lookup %d us, connect %d us\n", text, time.Since(start).Microseconds(), found.Sub(start).Microseconds(), connected.Sub(found).Microseconds())
 }

@@ -20,7 +20,9 @@ func newWhy() *cobra.Command {
 		Long: `Say what became of connections between two pods of a cluster, or with --name (and
 when no kubeconfig is there) of a demo that was kept: are both in the mesh, who are
 they, how did the connection travel, who was proven to be at the other side, which rule
-let it in or refused it, at which stage and by whose fault it ended.
+let it in or refused it, at which stage and by whose fault it ended. Of a destination
+behind a waypoint it says whether calls are refused because that is missing or not
+ready, or because they came around it.
 
 SOURCE and DESTINATION are namespace/name of a pod, or an address. DESTINATION can also
 be namespace/name of a service, or a host name.

@@ -10,12 +10,13 @@ const accessSample = `{"level":"info","time":"2026-01-01T00:00:00.000000Z","scop
 a line of a panic
 {"level":"info","time":"2026-01-01T00:00:01.000000Z","scope":"access","message":"connection complete","src.addr":"10.77.1.2:40000","src.identity":"spiffe://cluster.local/ns/shop/sa/web","dst.addr":"10.77.2.3:15008","dst.hbone_addr":"10.77.2.3:8080","direction":"inbound","policy":"bank/only-tellers","hop":"tunnel"}
 {"level":"error","time":"2026-01-01T00:00:02.000000Z","scope":"access","message":"connection complete","src.addr":"10.77.1.9:40000","dst.addr":"10.77.2.3:8080","direction":"inbound","error":"policy: denied","policy":"bank/no-web","stage":"policy","fault":"policy"}
+{"level":"info","time":"2026-01-01T00:00:03.000000Z","scope":"access","message":"connection complete","src.addr":"10.77.1.2:40001","src.identity":"spiffe://cluster.local/ns/shop/sa/web","dst.addr":"10.96.0.7:80","direction":"outbound","error":"unknown waypoint: waypoint bank/waypoint.","stage":"route","fault":"control plane"}
 {"level":"info","scope":"acc`
 
 func TestParseAccess(t *testing.T) {
 	lines, err := parseAccess([]byte(accessSample))
-	if err != nil || len(lines) != 2 {
-		t.Fatalf("parseAccess = %d lines, %v, want 2: other scopes, other text and a half line left out", len(lines), err)
+	if err != nil || len(lines) != 3 {
+		t.Fatalf("parseAccess = %d lines, %v, want 3: other scopes, other text and a half line left out", len(lines), err)
 	}
 	app := netip.MustParseAddrPort("10.77.2.3:8080")
 	if l := lines[0]; !l.To(app) || !l.From(netip.MustParseAddr("10.77.1.2")) || l.Hop != "tunnel" {

@@ -14,13 +14,18 @@ import (
 const whyLines = 3
 
 // Why says what became of the last connections from one pod to another, by the
-// access logs of their nodes. Pods are given as namespace/name or address.
+// access logs of their nodes. Pods are given as namespace/name or address; the
+// destination may be the address of a service, too.
 func Why(state State, source, destination string) (string, error) {
 	src, err := state.findPod(source)
 	if err != nil {
 		return "", err
 	}
 	dst, err := state.findPod(destination)
+	if addr, noAddr := netip.ParseAddr(destination); err != nil && noAddr == nil {
+		// A service: no program there, and so nothing arrives.
+		dst, err = PodRecord{Name: destination, Address: addr.String()}, nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -30,6 +35,9 @@ func Why(state State, source, destination string) (string, error) {
 		direction string
 		says      string
 	}{{src, "outbound", "where it starts"}, {dst, "inbound", "where it arrives"}}
+	if dst.Node == "" {
+		sides = sides[:1]
+	}
 	for _, side := range sides {
 		fmt.Fprintf(&out, "%s (%s, %s):\n", side.says, side.pod.Node, side.direction)
 		lines, err := state.accessOf(side.pod.Node)
@@ -46,7 +54,7 @@ func Why(state State, source, destination string) (string, error) {
 		case len(told) == 0 && !side.pod.Mesh:
 			fmt.Fprintf(&out, "  %s/%s is not in the mesh: no ztunnel sees its connections\n", side.pod.Namespace, side.pod.Name)
 		case len(told) == 0:
-			fmt.Fprintf(&out, "  no connection from %s/%s to %s/%s has ended here yet\n", src.Namespace, src.Name, dst.Namespace, dst.Name)
+			fmt.Fprintf(&out, "  no connection from %s/%s to %s has ended here yet\n", src.Namespace, src.Name, strings.TrimPrefix(dst.Namespace+"/"+dst.Name, "/"))
 		}
 		for _, text := range told[max(0, len(told)-whyLines):] {
 			fmt.Fprintln(&out, "  "+text)

@@ -80,6 +80,7 @@ func TestExplain(t *testing.T) {
 		{"401", ExplainRefused(peer, 401, errors.New("status 401")), StageConnect, FaultPolicy, "names the rule"},
 		{"503", ExplainRefused(peer, 503, errors.New("status 503")), StageConnect, FaultApp, "could not reach the application"},
 		{"400", ExplainRefused(peer, 400, errors.New("status 400")), StageConnect, FaultPeer, "does not serve that address"},
+		{"a call around a waypoint", ExplainPolicy("bank/ambit_through_waypoint_vault", errors.New("refused")), StagePolicy, FaultPolicy, "call the service, not the pod"},
 		{"the rule is named", ExplainPolicy("shop/deny-cart", errors.New("refused")), StagePolicy, FaultPolicy, "shop/deny-cart"},
 		{"the CA is silent", ExplainIdentity(id("web"), context.DeadlineExceeded), StageIdentity, FaultControl, "spiffe://cluster.local/ns/shop/sa/web"},
 		{"the client broke", ExplainCopy(Outbound, &streamio.CopyError{Side: streamio.Client, Op: "read", Err: syscall.ECONNRESET}), StageCopy, FaultApp, ""},

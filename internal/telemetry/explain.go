@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
 	"github.com/ambit-mesh/ambit/internal/streamio"
 )
 
@@ -49,6 +50,11 @@ func ExplainPolicy(policy string, err error) error {
 		e.Stage, e.Fault = StagePolicy, FaultPolicy
 		if policy == "" {
 			e.Hint = "no rule allowed it: look at the policies of the destination's namespace"
+			return
+		}
+		if namespace, service, ok := securityapi.ThroughWaypoint(policy); ok {
+			e.Hint = fmt.Sprintf("it came around the waypoint of service %s/%s, and the pod lets in nobody else on that port: call the service, not the pod; the label ambit.dev/only-through-waypoint: \"false\" lets callers come around",
+				namespace, service)
 			return
 		}
 		e.Hint = "decided by " + policy + ": kubectl get authorizationpolicy,peerauthentication -A"

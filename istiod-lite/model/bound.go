@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/meshapi/securityapi"
 )
 
 // Binding is an object, or a namespace, that asks for a waypoint by a label of its own.
@@ -32,12 +34,8 @@ func (m *Model) Bindings() []Binding {
 		for i, g := range b.waypoints() {
 			binding := Binding{Object: key, Waypoint: g, Canary: i > 0}
 			for _, c := range m.conditions[key] {
-				switch {
-				case c.Type != ConditionBound || c.True || binding.Canary:
-				case c.Reason == ReasonAround:
-					binding.Around = c.Message
-				case c.Reason != ReasonCanaryNotReady && c.Reason != ReasonCanarySame && c.Reason != ReasonCanaryWeight:
-					binding.Refused = c.Message
+				if c.Type == ConditionBound && !binding.Canary {
+					binding.take(c)
 				}
 			}
 			all = append(all, binding)
@@ -70,6 +68,65 @@ func (m *Model) Bindings() []Binding {
 	slices.SortFunc(all, func(a, b Binding) int {
 		return cmp.Or(compareKeys(a.Waypoint, b.Waypoint), compareKeys(a.Object, b.Object))
 	})
+	return all
+}
+
+// take reads what a condition says about traffic. One about a canary says nothing: the
+// first waypoint has everything then.
+func (b *Binding) take(c Condition) {
+	switch {
+	case c.True || c.Reason == ReasonCanaryNotReady || c.Reason == ReasonCanarySame || c.Reason == ReasonCanaryWeight:
+	case c.Reason == ReasonAround:
+		b.Around = c.Message
+	default:
+		b.Refused = c.Message
+	}
+}
+
+// BindingOf is what a Service, or a pod called by its own address, comes to by the labels
+// of its own or of its namespace; ok is false when it asks for no waypoint.
+func (m *Model) BindingOf(key Key) (Binding, bool) {
+	s := m.spaces[key.Namespace]
+	if s == nil {
+		return Binding{}, false
+	}
+	var o *metav1.ObjectMeta
+	t := toService
+	switch {
+	case key.Kind == KindService && s.services[key.Name] != nil:
+		o = &s.services[key.Name].ObjectMeta
+	case key.Kind == KindPod && s.pods[key.Name] != nil:
+		o, t = &s.pods[key.Name].ObjectMeta, toWorkload
+	default:
+		return Binding{}, false
+	}
+	b, ok := m.boundTo(o)
+	if !ok {
+		return Binding{}, false
+	}
+	a, c := m.attach(b, o.Namespace, t)
+	binding := Binding{Object: key, Waypoint: b.gateway}
+	if len(a.through) == 0 && a.address == nil {
+		return Binding{}, false // a waypoint of the namespace that serves something else
+	}
+	if c != nil {
+		binding.take(*c)
+	}
+	return binding, true
+}
+
+// DemandsAt are the services whose waypoints alone may call a pod.
+func (m *Model) DemandsAt(namespace, pod string) []Key {
+	s := m.spaces[namespace]
+	if s == nil || s.pods[pod] == nil {
+		return nil
+	}
+	var all []Key
+	for _, policy := range m.throughPolicies(s.pods[pod]) {
+		if ns, service, ok := securityapi.ThroughWaypoint(policy); ok {
+			all = append(all, Key{KindService, ns, service})
+		}
+	}
 	return all
 }
 

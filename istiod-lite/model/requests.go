@@ -18,10 +18,6 @@ import (
 // waypoint.
 const throughLabel = "ambit.dev/only-through-waypoint"
 
-// throughPrefix begins the names of policies that demand a waypoint. The
-// underscore cannot stand in names of objects.
-const throughPrefix = "ambit_through_waypoint_"
-
 // waypointService is how waypoints treat the requests of a service: of one that they
 // serve, or to which routes of others lead.
 func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, ports []servicePort, through []*workloadapi.GatewayAddress) []*Resource {
@@ -119,7 +115,7 @@ func (m *Model) throughWaypoint(service *corev1.Service) []*Resource {
 		return nil
 	}
 	return []*Resource{authorizationResource(&securityapi.Authorization{
-		Name: throughPrefix + service.Name, Namespace: service.Namespace,
+		Name: securityapi.ThroughWaypointPrefix + service.Name, Namespace: service.Namespace,
 		Scope: securityapi.Scope_WORKLOAD_SELECTOR, Action: securityapi.Action_DENY,
 		Rules: []*securityapi.Rule{{Clauses: []*securityapi.Clause{
 			{Matches: []*securityapi.Match{{NotPrincipals: waypoints}}},
@@ -164,7 +160,7 @@ func (m *Model) throughPolicies(p *corev1.Pod) []string {
 	var names []string
 	for _, service := range m.space(p.Namespace).services {
 		if len(service.Spec.Selector) > 0 && isServed(service) && selects(service.Spec.Selector, p.Labels) && len(m.throughWaypoint(service)) > 0 {
-			names = append(names, p.Namespace+"/"+throughPrefix+service.Name)
+			names = append(names, p.Namespace+"/"+securityapi.ThroughWaypointPrefix+service.Name)
 		}
 	}
 	slices.Sort(names)

@@ -72,6 +72,40 @@ func explainOpen(plan route.Plan, err error) error {
 	if plan.Mode == route.Direct {
 		return telemetry.ExplainApp(plan.Hop, explainedCut(err))
 	}
+	if plan.Waypoint {
+		return explainWaypoint(plan, err)
+	}
+	return explainTunnel(plan, err)
+}
+
+// explainWaypoint turns an error of making the way to a waypoint into one an operator
+// can act on: what serves there is no pod of the application.
+func explainWaypoint(plan route.Plan, err error) error {
+	explained := explainTunnel(plan, err)
+	e, ok := errors.AsType[*telemetry.Error](explained)
+	if !ok || e.Fault == telemetry.FaultPolicy && e.Stage != telemetry.StageConnect {
+		return explained
+	}
+	out := *e
+	what := "the waypoint"
+	if d := plan.Destination; d != nil {
+		what = fmt.Sprintf("waypoint instance %s/%s", d.Namespace, d.Name)
+	}
+	switch re, refused := errors.AsType[*hbone.RefusedError](err); {
+	case refused && re.Status == 503:
+		out.Hint = fmt.Sprintf("%s serves nothing at %v: it has perhaps not heard of the service yet, its log says why", what, plan.Authority)
+	case refused:
+		out.Hint = fmt.Sprintf("%s refused it: its log says why", what)
+	case out.Stage == telemetry.StageDial:
+		out.Hint = fmt.Sprintf("%s at %v cannot be reached: is its pod up, and does a NetworkPolicy let port %d through? Traffic does not go around it", what, plan.Hop, plan.Hop.Port())
+	default:
+		return explained
+	}
+	return &out
+}
+
+// explainTunnel turns an error of a tunnel into one an operator can act on.
+func explainTunnel(plan route.Plan, err error) error {
 	if re, ok := errors.AsType[*hbone.RefusedError](err); ok {
 		return telemetry.ExplainRefused(plan.Hop, re.Status, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/policy"
 	"github.com/ambit-mesh/ambit/internal/streamio"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
+	"github.com/ambit-mesh/ambit/internal/workload"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 )
 
@@ -34,6 +35,9 @@ func dialError(err error) error {
 func TestExplainOpen(t *testing.T) {
 	tunnel := route.Plan{Mode: route.Tunnel, Hop: netip.MustParseAddrPort("10.0.0.9:15008")}
 	direct := route.Plan{Mode: route.Direct, Hop: netip.MustParseAddrPort("10.0.0.9:80")}
+	instance := &workload.Workload{}
+	instance.Namespace, instance.Name = "bank", "waypoint-1"
+	waypoint := route.Plan{Mode: route.Tunnel, Hop: tunnel.Hop, Waypoint: true, Destination: instance}
 	tests := []struct {
 		name  string
 		plan  route.Plan
@@ -75,6 +79,18 @@ func TestExplainOpen(t *testing.T) {
 		{
 			name: "503", plan: tunnel, err: &hbone.RefusedError{Status: 503},
 			stage: telemetry.StageConnect, fault: telemetry.FaultApp, flag: telemetry.FlagConnect, hint: "listen",
+		},
+		{
+			name: "401 of a waypoint", plan: waypoint, err: &hbone.RefusedError{Status: 401},
+			stage: telemetry.StageConnect, fault: telemetry.FaultPolicy, flag: telemetry.FlagDeny, hint: "waypoint instance bank/waypoint-1 refused it",
+		},
+		{
+			name: "503 of a waypoint", plan: waypoint, err: &hbone.RefusedError{Status: 503},
+			stage: telemetry.StageConnect, fault: telemetry.FaultApp, flag: telemetry.FlagConnect, hint: "has perhaps not heard of the service yet",
+		},
+		{
+			name: "a waypoint that is not there", plan: waypoint, err: &hbone.DialError{Stage: hbone.StageDial, Err: dialError(syscall.ECONNREFUSED)},
+			stage: telemetry.StageDial, fault: telemetry.FaultPeer, flag: telemetry.FlagConnect, hint: "Traffic does not go around it",
 		},
 		{
 			name: "GOAWAY before an answer", plan: tunnel, err: &hbone.GoAwayError{Unprocessed: true},

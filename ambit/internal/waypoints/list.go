@@ -186,6 +186,32 @@ func (s *State) Missing() map[string][]Bound {
 	return missing
 }
 
+// Tell says how calls of a pod or a Service have to travel where waypoints are concerned,
+// a line each; none when no waypoint is asked for.
+func (s *State) Tell(kind model.Kind, namespace, name string) (lines []string) {
+	key := model.Key{Kind: kind, Namespace: namespace, Name: name}
+	if b, ok := s.world.BindingOf(key); ok {
+		switch {
+		case b.Refused != "":
+			lines = append(lines, "calls to it are REFUSED: "+b.Refused)
+		case b.Around != "":
+			lines = append(lines, "calls to it go around its waypoint: "+b.Around)
+		default:
+			lines = append(lines, fmt.Sprintf("calls to it go through waypoint %s/%s", b.Waypoint.Namespace, b.Waypoint.Name))
+		}
+	}
+	if kind == model.KindPod {
+		for _, service := range s.world.DemandsAt(namespace, name) {
+			text := fmt.Sprintf("on the ports of service %s/%s it lets in nobody but the waypoint of that service: calls to its own address are refused", service.Namespace, service.Name)
+			if b, ok := s.world.BindingOf(service); ok && b.Refused != "" {
+				text += "; and " + b.Refused
+			}
+			lines = append(lines, text)
+		}
+	}
+	return lines
+}
+
 // WaysAround are the labels by which traffic may go around waypoints.
 func (s *State) WaysAround() []model.WayAround { return s.world.WaysAround() }
 

@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
+	"github.com/ambit-mesh/ambit/ambit/internal/waypoints"
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
 
 // adminPort is where a ztunnel answers, on the loopback of its pod.
@@ -35,15 +37,17 @@ type Report struct {
 
 // Party is one end, as it was named and as the cluster knows it.
 type Party struct {
-	Asked     string `json:"asked"`
-	Pod       string `json:"pod,omitempty"`     // namespace/name; empty when it is no pod
-	Service   string `json:"service,omitempty"` // namespace/name; empty when it is no service
-	Address   string `json:"address,omitempty"`
-	Node      string `json:"node,omitempty"`
-	State     string `json:"state"`              // in the mesh, or why not
-	Identity  string `json:"identity,omitempty"` // that its ztunnel proves for it
-	Expires   string `json:"certificateExpires,omitempty"`
-	Ztunnel   string `json:"ztunnel,omitempty"` // pod that serves it
+	Asked    string `json:"asked"`
+	Pod      string `json:"pod,omitempty"`     // namespace/name; empty when it is no pod
+	Service  string `json:"service,omitempty"` // namespace/name; empty when it is no service
+	Address  string `json:"address,omitempty"`
+	Node     string `json:"node,omitempty"`
+	State    string `json:"state"`              // in the mesh, or why not
+	Identity string `json:"identity,omitempty"` // that its ztunnel proves for it
+	Expires  string `json:"certificateExpires,omitempty"`
+	Ztunnel  string `json:"ztunnel,omitempty"` // pod that serves it
+	// Waypoints says how calls to it have to travel where waypoints are concerned.
+	Waypoints []string `json:"waypoints,omitempty"`
 	uid       string
 	namespace string
 	account   string
@@ -111,6 +115,8 @@ func Ask(ctx context.Context, client *kube.Client, namespace, source, destinatio
 		return nil, err
 	}
 	r := &Report{Source: src, Destination: dst}
+	dst.Waypoints = tellWaypoints(ctx, client, dst)
+	r.Destination = dst
 	a.describe(ctx, &r.Source)
 	a.describe(ctx, &r.Destination)
 	if src.uid != "" && r.Source.Ztunnel != "" {
@@ -123,6 +129,24 @@ func Ask(ctx context.Context, client *kube.Client, namespace, source, destinatio
 		r.Arrives = append(r.Arrives, a.side(ctx, pod.Node, "inbound", func(c *Connection) bool { return c.Pod == pod.uid }, src, pod))
 	}
 	return r, nil
+}
+
+// tellWaypoints says how calls to a pod or a service have to travel where waypoints are
+// concerned.
+func tellWaypoints(ctx context.Context, client *kube.Client, dst Party) []string {
+	kind, what := model.KindPod, dst.Pod
+	if what == "" {
+		kind, what = model.KindService, dst.Service
+	}
+	namespace, name, ok := strings.Cut(what, "/")
+	if !ok {
+		return nil
+	}
+	state, err := waypoints.Read(ctx, client)
+	if err != nil {
+		return []string{"what is asked of waypoints could not be read: " + err.Error()}
+	}
+	return state.Tell(kind, namespace, name)
 }
 
 // listZtunnels finds the ztunnel of each node.

@@ -5,5 +5,7 @@
 // Each node's ztunnel remembers its open connections and the last ones that have
 // ended. Both are asked through the API server (see ambit/internal/kube), the one
 // where the connection starts and the one where it arrives, and their words are
-// put side by side. Nothing is installed for it and no port is open to the pods.
+// put side by side. What labels ask of waypoints for the destination is said as
+// well: a waypoint that is missing or not ready, and a pod that lets in nobody but
+// one. Nothing is installed for it and no port is open to the pods.
 package why

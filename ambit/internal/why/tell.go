@@ -38,6 +38,9 @@ func (p Party) tell() string {
 			text += ", certificate until " + p.Expires
 		}
 	}
+	for _, line := range p.Waypoints {
+		text += "\n  " + line
+	}
 	return text + "\n"
 }
 

@@ -50,7 +50,7 @@ func TestTellConnections(t *testing.T) {
 func TestTellReport(t *testing.T) {
 	r := Report{
 		Source:      Party{Asked: "shop/web", Pod: "shop/web", Address: "10.0.1.5", Node: "n1", State: "in the mesh", Identity: "spiffe://x", Expires: "tomorrow"},
-		Destination: Party{Asked: "api.example.com", State: "a host name"},
+		Destination: Party{Asked: "api.example.com", State: "a host name", Waypoints: []string{"calls to it are REFUSED: why"}},
 		Starts:      []Side{{Node: "n1", Direction: "outbound"}, {Node: "n2", Direction: "outbound", Error: "refused"}},
 	}
 	var out strings.Builder
@@ -60,6 +60,7 @@ func TestTellReport(t *testing.T) {
 	want := `shop/web (10.0.1.5 on n1): in the mesh
   spiffe://x, certificate until tomorrow
 api.example.com: a host name
+  calls to it are REFUSED: why
 
 where it starts (n1, outbound):
   no connection of these two is open or among the last that have ended

@@ -266,6 +266,7 @@ type reader struct {
 	block block
 
 	control, ping, reset, refused, empty h2.Bucket
+	pinged                               int // what output.carried was at the last PING
 	clock                                time.Time
 	answered                             bool // something was queued for the peer
 }

@@ -338,6 +338,41 @@ func TestPeersThatBreakRules(t *testing.T) {
 	}
 }
 
+// A peer that measures the path sends a PING for each answer that it has received, as
+// gRPC does: however many these are, they are no flood.
+func TestPingsForWhatWasReceived(t *testing.T) {
+	r := rawClient(t, echo)
+	var block []byte
+	for _, f := range []string{":method POST", ":scheme http", ":path /", ":authority a"} {
+		name, value, _ := strings.Cut(f, " ")
+		block = appendRaw(block, name, value)
+	}
+	r.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block, EndHeaders: true})
+	r.c.SetDeadline(time.Now().Add(20 * time.Second))
+	const rounds = 3000 // many times what is allowed of others
+	answered := 0
+	r.WriteData(1, false, []byte("x"))
+	for answered < rounds {
+		f, err := r.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d rounds: %v", answered, err)
+		}
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			r.WritePing(false, [8]byte{1})
+			if answered%1000 == 999 {
+				r.WriteWindowUpdate(0, 1000)
+				r.WriteWindowUpdate(1, 1000)
+			}
+		case *http2.PingFrame:
+			answered++
+			r.WriteData(1, false, []byte("x"))
+		case *http2.GoAwayFrame:
+			t.Fatalf("after %d rounds: %v", answered, f)
+		}
+	}
+}
+
 // Requests that do not mean one thing never reach a handler.
 func TestMalformedRequestsAreRefused(t *testing.T) {
 	base := ":method GET,:scheme http,:path /,:authority a"

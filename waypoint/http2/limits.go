@@ -40,7 +40,7 @@ const (
 // peers do not come near.
 var (
 	controlRate = h2.Rate{Burst: 20000, PerSecond: 10000} // WINDOW_UPDATE, PRIORITY, unknown frames
-	pingRate    = h2.Rate{Burst: 200, PerSecond: 20}      // PING and SETTINGS
+	pingRate    = h2.Rate{Burst: 200, PerSecond: 20}      // SETTINGS, and PING for which nothing was sent
 	resetRate   = h2.Rate{Burst: 500, PerSecond: 200}     // requests reset before their answer
 	refusedRate = h2.Rate{Burst: 500, PerSecond: 100}     // requests beyond maxStreams, or malformed
 	emptyRate   = h2.Rate{Burst: 200, PerSecond: 50}      // DATA and CONTINUATION with nothing in them

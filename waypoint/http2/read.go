@@ -373,16 +373,21 @@ func (c *Conn) setting(id http2.SettingID, v uint32) error {
 	return nil
 }
 
-// onPing answers.
+// onPing answers. Peers that measure the path, as those of gRPC do, send one for what
+// they have received, once a round trip: those cost little beside it.
 func (in *reader) onPing(h h2.FrameHead, p []byte) error {
 	if len(p) != 8 || h.Stream != 0 {
 		return broken(http2.ErrCodeFrameSize, "bad PING")
 	}
-	if err := in.spend(&in.ping, pingRate, "too many PINGs"); err != nil || h.Flags.Has(http2.FlagPingAck) {
-		return err
-	}
 	in.c.mu.Lock()
 	defer in.c.mu.Unlock()
+	bucket, rate := &in.ping, pingRate
+	if carried := in.c.out.carried; carried != in.pinged {
+		bucket, rate, in.pinged = &in.control, controlRate, carried
+	}
+	if err := in.spend(bucket, rate, "too many PINGs"); err != nil || h.Flags.Has(http2.FlagPingAck) {
+		return err
+	}
 	in.answered = true
 	in.c.out.add(http2.FramePing, http2.FlagPingAck, 0, p)
 	return in.c.out.checkAnswers()

@@ -17,6 +17,7 @@ type output struct {
 	spare   []byte
 	writing bool
 	answers int // bytes of answers to control frames since the last write
+	carried int // frames of requests and answers that were ever queued
 	err     error
 	room    sync.Cond // of Conn.mu: there is room, or an error
 	last    time.Time // when the last write began
@@ -26,6 +27,9 @@ type output struct {
 func (o *output) add(kind http2.FrameType, flags http2.Flags, stream uint32, payload []byte) {
 	o.frames = h2.AppendHead(o.frames, h2.FrameHead{Length: len(payload), Kind: kind, Flags: flags, Stream: stream})
 	o.frames = append(o.frames, payload...)
+	if kind == http2.FrameData || kind == http2.FrameHeaders {
+		o.carried++
+	}
 }
 
 // addWindow queues credit.

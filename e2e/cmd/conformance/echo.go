@@ -27,30 +27,36 @@ const (
 // echoName finds the name under which the suite's manifests ask for the image.
 var echoName = regexp.MustCompile(`(?m)image: (\S+/echo-advanced:\S+)$`)
 
+// echoImage is the image of the echo servers.
+type echoImage struct {
+	name    string // under which the suite's manifests ask for it
+	archive string // file
+}
+
 // buildEcho builds the echo server and client and puts them into an image of the
-// name that the suite's manifests use. It returns the archive.
-func buildEcho(ctx context.Context, module, work string) (archive string, err error) {
+// name that the suite's manifests use.
+func buildEcho(ctx context.Context, module, work string) (echo echoImage, err error) {
 	dir, err := goIn(ctx, module, "list", "-m", "-f", "{{.Dir}}", suiteModule)
 	if err != nil {
-		return "", err
+		return echo, err
 	}
 	manifests, err := os.ReadFile(filepath.Join(dir, "mesh", "manifests.yaml"))
 	if err != nil {
-		return "", err
+		return echo, err
 	}
 	name := echoName.FindSubmatch(manifests)
 	if name == nil {
-		return "", errors.New("the manifests of the suite name no image echo-advanced")
+		return echo, errors.New("the manifests of the suite name no image echo-advanced")
 	}
 	work, err = filepath.Abs(work)
 	if err != nil {
-		return "", err
+		return echo, err
 	}
 	if _, err := goIn(ctx, module, "build", "-ldflags", "-s -w", "-o", work+string(filepath.Separator), echoSource+"client", echoSource+"server"); err != nil {
-		return "", err
+		return echo, err
 	}
 	if err := writeCertificate(filepath.Join(work, "cert.crt"), filepath.Join(work, "cert.key")); err != nil {
-		return "", err
+		return echo, err
 	}
 	files := []images.File{
 		{Path: "/usr/local/bin/client", Source: filepath.Join(work, "client"), Mode: 0o755},
@@ -62,14 +68,14 @@ func buildEcho(ctx context.Context, module, work string) (archive string, err er
 		Arch: runtime.GOARCH, Entrypoint: []string{"/usr/local/bin/server"}, Env: []string{"PATH=/usr/local/bin"}, Date: time.Unix(0, 0), Files: files,
 	})
 	if err != nil {
-		return "", err
+		return echo, err
 	}
-	archive = filepath.Join(work, "echo.tar")
-	f, err := os.Create(archive)
+	echo = echoImage{name: string(name[1]), archive: filepath.Join(work, "echo.tar")}
+	f, err := os.Create(echo.archive)
 	if err != nil {
-		return "", err
+		return echo, err
 	}
-	return archive, errors.Join(images.WriteArchive(f, images.Named{Image: image, Name: string(name[1])}), f.Close())
+	return echo, errors.Join(images.WriteArchive(f, images.Named{Image: image, Name: echo.name}), f.Close())
 }
 
 // writeCertificate makes a self-signed certificate, which nobody checks.

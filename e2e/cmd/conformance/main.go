@@ -29,7 +29,7 @@ import (
 // options are the flags.
 type options struct {
 	name, ambit, images, module, report, only, version string
-	keep                                               bool
+	keep, suiteOnly                                    bool
 }
 
 func main() {
@@ -38,10 +38,11 @@ func main() {
 	flag.StringVar(&o.ambit, "ambit", "bin/ambit", "the command ambit, which installs")
 	flag.StringVar(&o.images, "images", "dist/images", "`DIR` of the image archives")
 	flag.StringVar(&o.module, "module", "e2e/conformance", "`DIR` of the module of the suite")
-	flag.StringVar(&o.report, "report", "e2e/conformance/report.yaml", "the report is written to this `FILE`")
+	flag.StringVar(&o.report, "report", "e2e/conformance/report.yaml", "the report of a whole run that passed is written to this `FILE`")
 	flag.StringVar(&o.only, "only", "", "the `NAME` of one test; no report is written")
 	flag.StringVar(&o.version, "version", "dev", "of ambit, for the report")
 	flag.BoolVar(&o.keep, "keep", false, "leave the cluster standing")
+	flag.BoolVar(&o.suiteOnly, "suite-only", false, "an earlier run has prepared the cluster: load and install nothing, run the suite at once")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,15 +59,22 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(work)
-	archive, err := buildEcho(ctx, o.module, work)
-	if err != nil {
-		return fmt.Errorf("echo servers: %w", err)
-	}
 	test := filepath.Join(work, "conformance.test")
 	if _, err := goIn(ctx, o.module, "test", "-c", "-o", test, "."); err != nil {
 		return err
 	}
-	c, found, err := stand(ctx, o, archive, out)
+	if o.suiteOnly {
+		c, err := cluster.Open(o.name, "")
+		if err != nil {
+			return err
+		}
+		return suite(ctx, o, c, test, work, out)
+	}
+	echo, err := buildEcho(ctx, o.module, work)
+	if err != nil {
+		return fmt.Errorf("echo servers: %w", err)
+	}
+	c, found, err := stand(ctx, o, echo.archive, out)
 	if err != nil {
 		return err
 	}
@@ -76,11 +84,11 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := install(ctx, o, c); err != nil {
 		return err
 	}
-	if err := makeNamespaces(ctx, c); err != nil {
+	if err := makeNamespaces(ctx, c, echo.name); err != nil {
 		return fmt.Errorf("namespaces of the suite: %w", err)
 	}
 	fmt.Fprintln(out, "ambit is installed, the suite begins")
-	return suite(ctx, o, c, test, out)
+	return suite(ctx, o, c, test, work, out)
 }
 
 // stand finds or builds the cluster, with all images loaded.
@@ -118,12 +126,10 @@ func install(ctx context.Context, o options, c *cluster.Cluster) error {
 	return nil
 }
 
-// suite runs the tests and keeps the report.
-func suite(ctx context.Context, o options, c *cluster.Cluster, test string, out io.Writer) error {
-	report, err := filepath.Abs(o.report)
-	if err != nil {
-		return err
-	}
+// suite runs the tests. The report of a run that was whole, with every test passed,
+// takes the place of the one that is kept.
+func suite(ctx context.Context, o options, c *cluster.Cluster, test, work string, out io.Writer) error {
+	report := filepath.Join(work, "report.yaml")
 	args := []string{"-test.v", "-test.run", "TestConformance", "-test.timeout", "60m"}
 	if o.only != "" {
 		args, report = append(args, "-run-test", o.only), ""
@@ -134,7 +140,18 @@ func suite(ctx context.Context, o options, c *cluster.Cluster, test string, out 
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("the suite: %w", err)
 	}
-	return nil
+	if report == "" {
+		return nil
+	}
+	text, err := os.ReadFile(report)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.report, text, 0o644); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "the report is in", o.report)
+	return err
 }
 
 // goIn runs the go command in a module and returns what it writes.

@@ -31,6 +31,8 @@ rules:
 - {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [list, watch]}
 - {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications, requestauthentications], verbs: [list, watch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries, workloadentries, virtualservices, destinationrules], verbs: [list, watch]}
+- {apiGroups: [linkerd.io], resources: [serviceprofiles], verbs: [list, watch]}
+- {apiGroups: [linkerd.io], resources: [serviceprofiles/status], verbs: [patch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], resourceNames: [ambit-waypoint, istio-waypoint], verbs: [create, patch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status, gateways/status], verbs: [patch]}

@@ -3,6 +3,7 @@ package kubetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +21,9 @@ import (
 // modules are where the definitions of custom kinds are, in the modules that we
 // use anyway.
 var modules = map[string]string{
-	"istio.io/api":            "kubernetes/customresourcedefinitions.gen.yaml",
-	"sigs.k8s.io/gateway-api": "config/crd/standard",
+	"istio.io/api":                "kubernetes/customresourcedefinitions.gen.yaml",
+	"sigs.k8s.io/gateway-api":     "config/crd/standard",
+	"github.com/ambit-mesh/ambit": "manifests/definitions",
 }
 
 // Kubectl runs kubectl as the administrator, with input as its standard input, and
@@ -47,7 +49,7 @@ func (s *Server) Apply(t testing.TB, manifests string) {
 // modules of its kind have it.
 func Definition(t testing.TB, name string) string {
 	t.Helper()
-	for _, module := range []string{"istio.io/api", "sigs.k8s.io/gateway-api"} {
+	for _, module := range slices.Sorted(maps.Keys(modules)) {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 		if err != nil {
 			t.Fatalf("where is %s: %v", module, err)

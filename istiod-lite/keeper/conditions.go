@@ -10,6 +10,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/kube"
@@ -44,6 +45,8 @@ func statusOf(o model.Object) (ours, others []standing) {
 		all = readConditions(o.Status.GetConditions())
 	case *networking.DestinationRule:
 		all = readConditions(o.Status.GetConditions())
+	case *model.ServiceProfile:
+		all = readMeta(o.Status.Conditions)
 	}
 	for _, c := range all {
 		if model.IsOurCondition(c.Type) {
@@ -109,7 +112,11 @@ func (k *Keeper) keepConditions(ctx context.Context, key model.Key) error {
 	for _, c := range next {
 		content = append(content, c.content())
 	}
-	if err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{"conditions": content}}); err != nil {
+	err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{"conditions": content}})
+	if apierrors.IsNotFound(err) {
+		return nil // it has gone, or a definition of somebody else gives it no status
+	}
+	if err != nil {
 		return errorOf("status", key, err)
 	}
 	k.wrote(key)

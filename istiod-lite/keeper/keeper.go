@@ -294,7 +294,7 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 var spokenAbout = []model.Kind{
 	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
 	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute,
-	model.KindVirtualService, model.KindDestinationRule,
+	model.KindVirtualService, model.KindDestinationRule, model.KindServiceProfile,
 }
 
 // wrote counts one write.

@@ -12,9 +12,6 @@ import (
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
 
-// meshController is who answers for routes whose parent is a Service.
-const meshController = "ambit.dev/mesh-controller"
-
 // routeStatus is what a route is attached to and what is said about that; ok is
 // false for what is no route.
 func routeStatus(o model.Object) (parents []gateway.ParentReference, status []gateway.RouteParentStatus, ok bool) {
@@ -64,7 +61,7 @@ func (k *Keeper) keepParents(ctx context.Context, key model.Key) error {
 func mergeParents(parents []gateway.ParentReference, status []gateway.RouteParentStatus, want []model.Condition, generation int64, now time.Time) (next []gateway.RouteParentStatus, differs bool) {
 	var ours []gateway.RouteParentStatus
 	for _, s := range status {
-		if s.ControllerName == meshController {
+		if s.ControllerName == model.MeshController {
 			ours = append(ours, s)
 		} else {
 			next = append(next, s)
@@ -91,7 +88,7 @@ func mergeParents(parents []gateway.ParentReference, status []gateway.RouteParen
 		if at < 0 || !sameConditions(standing, conditions, generation) {
 			differs = true
 		}
-		p := gateway.RouteParentStatus{ParentRef: ref, ControllerName: meshController}
+		p := gateway.RouteParentStatus{ParentRef: ref, ControllerName: model.MeshController}
 		for _, c := range merge(standing, conditions, generation, now) {
 			p.Conditions = append(p.Conditions, c.meta())
 		}

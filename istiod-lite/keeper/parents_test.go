@@ -21,7 +21,7 @@ func TestMergeParents(t *testing.T) {
 		{Parent: 2, Type: "ResolvedRefs", Reason: "BackendNotFound", Message: "there is no service shop/x"},
 	}
 	first, differs := mergeParents(parents, []gateway.RouteParentStatus{theirs}, want, 3, now)
-	if !differs || len(first) != 2 || first[0].ControllerName != theirs.ControllerName || first[1].ControllerName != meshController {
+	if !differs || len(first) != 2 || first[0].ControllerName != theirs.ControllerName || first[1].ControllerName != model.MeshController {
 		t.Fatalf("first: %v, %v", first, differs)
 	}
 	if c := first[1].Conditions; len(c) != 2 || c[0].ObservedGeneration != 3 || c[1].Status != "False" || c[1].Reason != "BackendNotFound" {

@@ -83,6 +83,7 @@ func kinds() []*kind {
 		custom[gateway.TLSRoute, gateway.TLSRouteList](model.KindTLSRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha3"}, "tlsroutes"),
 		custom[gateway.TCPRoute, gateway.TCPRouteList](model.KindTCPRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, "tcproutes"),
 		custom[gateway.ReferenceGrant, gateway.ReferenceGrantList](model.KindReferenceGrant, "gateway.networking.k8s.io", gatewayVersions(), "referencegrants"),
+		custom[model.ServiceProfile, model.ServiceProfileList](model.KindServiceProfile, "linkerd.io", []string{"v1alpha2"}, "serviceprofiles"),
 	}
 }
 

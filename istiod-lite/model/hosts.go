@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -269,88 +267,6 @@ func (m *Model) namespacesFrom(first string) []string {
 	return all
 }
 
-// ServiceProfile is what users of another mesh write about the requests of a
-// service. Its name is the host.
-type ServiceProfile struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata"`
-	Spec              ServiceProfileSpec `json:"spec"`
-}
-
-// ServiceProfileSpec is what a ServiceProfile says.
-type ServiceProfileSpec struct {
-	Routes       []ServiceProfileRoute `json:"routes,omitempty"`
-	RetryBudget  *RetryBudget          `json:"retryBudget,omitempty"`
-	DstOverrides []map[string]any      `json:"dstOverrides,omitempty"`
-}
-
-// ServiceProfileRoute is one route.
-type ServiceProfileRoute struct {
-	Name            string            `json:"name"`
-	Condition       *RequestCondition `json:"condition,omitempty"`
-	IsRetryable     bool              `json:"isRetryable,omitempty"`
-	Timeout         string            `json:"timeout,omitempty"`
-	ResponseClasses []map[string]any  `json:"responseClasses,omitempty"`
-}
-
-// RequestCondition is what a request has to be.
-type RequestCondition struct {
-	PathRegex string             `json:"pathRegex,omitempty"`
-	Method    string             `json:"method,omitempty"`
-	All       []RequestCondition `json:"all,omitempty"`
-	Any       []RequestCondition `json:"any,omitempty"`
-	Not       *RequestCondition  `json:"not,omitempty"`
-}
-
-// RetryBudget bounds retries.
-type RetryBudget struct {
-	RetryRatio          float64 `json:"retryRatio"`
-	MinRetriesPerSecond uint32  `json:"minRetriesPerSecond"`
-	TTL                 string  `json:"ttl,omitempty"`
-}
-
-// profile is the profile in the form that is translated.
-func (p *ServiceProfile) profile() *routes.Profile {
-	out := &routes.Profile{Namespace: p.Namespace, Name: p.Name}
-	if b := p.Spec.RetryBudget; b != nil {
-		out.RetryPercent, out.RetriesPerSec = uint32(max(0, min(100, b.RetryRatio*100))), b.MinRetriesPerSecond
-	}
-	for _, r := range p.Spec.Routes {
-		route := routes.ProfileRoute{Name: r.Name, Condition: conditionOf(r.Condition), Retryable: r.IsRetryable}
-		if d, err := time.ParseDuration(r.Timeout); err == nil && d > 0 {
-			route.Timeout = durationpb.New(d)
-		}
-		out.Routes = append(out.Routes, route)
-	}
-	return out
-}
-
-// conditionOf copies a condition; nil stays nil.
-func conditionOf(c *RequestCondition) *routes.ProfileCondition {
-	if c == nil {
-		return nil
-	}
-	out := &routes.ProfileCondition{PathRegex: c.PathRegex, Method: c.Method, Not: conditionOf(c.Not)}
-	for i := range c.All {
-		out.All = append(out.All, *conditionOf(&c.All[i]))
-	}
-	for i := range c.Any {
-		out.Any = append(out.Any, *conditionOf(&c.Any[i]))
-	}
-	return out
-}
-
-// serviceProfile checks a ServiceProfile.
-func (c *checker) serviceProfile(p *ServiceProfile) {
-	for i, r := range p.Spec.Routes {
-		if r.Timeout != "" {
-			if d, err := time.ParseDuration(r.Timeout); err != nil || d < 0 {
-				c.add(fmt.Sprintf("spec.routes[%d].timeout", i), "%q is no duration", r.Timeout)
-			}
-		}
-	}
-}
-
 // fromVirtualService says what becomes of a VirtualService.
 func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 	result := routes.Virtual(v, 0, m.hostResolver(v.Namespace))
@@ -401,37 +317,6 @@ func (m *Model) fromDestinationRule(r *networking.DestinationRule) []Condition {
 		problems = append(problems, why)
 	}
 	return []Condition{outcome(why == "", problems, notes)}
-}
-
-// fromServiceProfile says what becomes of a ServiceProfile.
-func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
-	var problems []string
-	for _, x := range routes.FromProfile(p.profile(), "").Problems {
-		problems = append(problems, x.String())
-	}
-	for i, r := range p.Spec.Routes {
-		if len(r.ResponseClasses) > 0 {
-			problems = append(problems, fmt.Sprintf("spec.routes[%d].responseClasses: not supported: 5xx are failures", i))
-		}
-	}
-	if len(p.Spec.DstOverrides) > 0 {
-		problems = append(problems, "spec.dstOverrides: not supported: write an HTTPRoute")
-	}
-	why := m.withoutEffect("metadata.name", p.Namespace, p.Name, func(service Key, full string) string {
-		switch {
-		case m.hasRoutes(service):
-			return "the service has routes of the Gateway API, which come first"
-		case m.virtualOf(service, full) != nil:
-			return "the service has a VirtualService, which comes first"
-		case m.profileOf(service) != p:
-			return "another ServiceProfile comes first"
-		}
-		return ""
-	})
-	if why != "" {
-		problems = append(problems, why)
-	}
-	return []Condition{outcome(why == "", problems, nil)}
 }
 
 // withoutEffect says why what is written about a host counts for nothing; "" when it

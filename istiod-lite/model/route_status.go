@@ -10,6 +10,9 @@ import (
 	"github.com/ambit-mesh/ambit/istiod-lite/model/routes"
 )
 
+// MeshController is who answers for routes whose parent is a Service.
+const MeshController = "ambit.dev/mesh-controller"
+
 // ReasonConflicted is why a route does not count: one that comes first is attached
 // to the same port. Source: Gateway API, GEP-1294, "Route types".
 const ReasonConflicted = "Conflicted"

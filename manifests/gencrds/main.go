@@ -1,6 +1,7 @@
 // Command gencrds collects the CustomResourceDefinitions of the kinds that ambit
 // reads from the Go modules in which their projects publish them, in the versions
-// that go.mod names. They are under the Apache License 2.0, as ambit is.
+// that go.mod names. They are under the Apache License 2.0, as ambit is. What no
+// module publishes was written for ambit and is in manifests/definitions.
 package main
 
 import (
@@ -45,6 +46,10 @@ func sources() []source {
 				"referencegrants.gateway.networking.k8s.io",
 			},
 		},
+		{
+			module: "github.com/ambit-mesh/ambit", files: "manifests/definitions/*.yaml",
+			names: []string{"serviceprofiles.linkerd.io"},
+		},
 	}
 }
 
@@ -81,19 +86,19 @@ func collect() ([]byte, error) {
 			if !ok {
 				return nil, fmt.Errorf("%s %s has no definition of %s", s.module, version, name)
 			}
-			docs = append(docs, fmt.Sprintf("# %s %s\n%s", s.module, version, doc))
+			docs = append(docs, fmt.Sprintf("# %s\n%s", strings.TrimSpace(s.module+" "+version), doc))
 		}
 	}
 	return []byte(strings.Join(docs, "\n---\n") + "\n"), nil
 }
 
-// locate asks the go command where a module lies.
+// locate asks the go command where a module lies. Our own has no version.
 func locate(module string) (version, dir string, err error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}} {{.Dir}}", module).Output()
 	if err != nil {
 		return "", "", fmt.Errorf("where module %s lies: %w", module, err)
 	}
-	version, dir, _ = strings.Cut(strings.TrimSpace(string(out)), " ")
+	version, dir, _ = strings.Cut(strings.TrimRight(string(out), "\n"), " ")
 	if dir == "" {
 		return "", "", fmt.Errorf("module %s is not downloaded: run go mod download %s", module, module)
 	}

@@ -206,6 +206,17 @@ func TestFindings(t *testing.T) {
 		{"a policy that is enforced in part", func(w *World) {
 			w.MeshPolicies = append(w.MeshPolicies, meshPolicy("ZtunnelAccepted", "True", "UnsupportedValue", "a rule is left out"))
 		}, Warning, false, "authorizationpolicy shop/p", "a rule is left out"},
+		{"a profile that counts for nothing", func(w *World) {
+			w.MeshPolicies = append(w.MeshPolicies, meshPolicy("WaypointAccepted", "False", "AncestorNotBound", "no waypoint"))
+		}, Error, false, "authorizationpolicy shop/p", "no waypoint"},
+		{"a route with a backend that is missing", func(w *World) {
+			w.MeshPolicies = append(w.MeshPolicies, meshRoute("ambit.dev/mesh-controller", "ResolvedRefs", "False", "BackendNotFound", "no service shop/x"))
+		}, Error, false, "httproute shop/r", "no service shop/x"},
+		{"a route with a rule that is left out; what others say of it is theirs", func(w *World) {
+			w.MeshPolicies = append(w.MeshPolicies,
+				meshRoute("ambit.dev/mesh-controller", "PartiallyInvalid", "True", "UnsupportedValue", "Dropped Rule: x"),
+				meshRoute("example.com/gateways", "Accepted", "False", "Conflicted", "theirs"))
+		}, Warning, false, "httproute shop/r", "Dropped Rule: x"},
 		{"a waypoint that is missing", func(w *World) {
 			w.Waypoints = waypoints.Of(boundService("web"), boundService("db"))
 		}, Error, false, "waypoint shop/wp", "service shop/db, service shop/web"},
@@ -268,6 +279,17 @@ func meshPolicy(kind, status, reason, message string) unstructured.Unstructured 
 	return unstructured.Unstructured{Object: map[string]any{
 		"kind": "AuthorizationPolicy", "metadata": map[string]any{"namespace": "shop", "name": "p"},
 		"status": map[string]any{"conditions": []any{map[string]any{"type": kind, "status": status, "reason": reason, "message": message}}},
+	}}
+}
+
+// meshRoute is an HTTPRoute with one condition at one parent.
+func meshRoute(controller, kind, status, reason, message string) unstructured.Unstructured {
+	parent := map[string]any{
+		"controllerName": controller, "parentRef": map[string]any{"kind": "Service", "name": "web"},
+		"conditions": []any{map[string]any{"type": kind, "status": status, "reason": reason, "message": message}},
+	}
+	return unstructured.Unstructured{Object: map[string]any{
+		"kind": "HTTPRoute", "metadata": map[string]any{"namespace": "shop", "name": "r"}, "status": map[string]any{"parents": []any{parent}},
 	}}
 }
 

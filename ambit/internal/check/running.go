@@ -6,8 +6,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/install"
+	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
 
 // parts checks that what was installed runs.
@@ -120,24 +122,43 @@ func enrolment(w *World, _ time.Time) (out []Finding) {
 func policies(w *World, _ time.Time) (out []Finding) {
 	for i := range w.MeshPolicies {
 		o := &w.MeshPolicies[i]
-		status, _ := o.Object["status"].(map[string]any)
-		conditions, _ := status["conditions"].([]any)
-		for _, c := range conditions {
-			condition, _ := c.(map[string]any)
+		for _, condition := range conditionsOf(o) {
 			kind, _ := condition["type"].(string)
 			value, _ := condition["status"].(string)
 			reason, _ := condition["reason"].(string)
 			message, _ := condition["message"].(string)
 			where := strings.ToLower(o.GetKind()) + " " + o.GetNamespace() + "/" + o.GetName()
 			switch {
-			case value == "False" && (strings.HasSuffix(kind, "Accepted") || kind == "istio.io/WaypointBound"):
+			case value == "False" && (strings.HasSuffix(kind, "Accepted") || kind == model.ConditionBound || kind == model.ConditionResolvedRefs):
 				out = append(out, Finding{Level: Error, Where: where, What: fmt.Sprintf("it is not enforced as written (%s): %s", reason, message), Do: "correct it; its status says when it holds"})
-			case value == "True" && reason == "UnsupportedValue":
+			case value == "True" && reason == model.ReasonUnsupported:
 				out = append(out, Finding{Level: Warning, Where: where, What: "a part of it is not enforced: " + message, Do: "correct it, or serve it by a waypoint"})
 			}
 		}
 	}
 	return out
+}
+
+// conditionsOf are those of an object's status, of a route those that the mesh wrote
+// about its parents.
+func conditionsOf(o *unstructured.Unstructured) (all []map[string]any) {
+	add := func(of map[string]any) {
+		list, _ := of["conditions"].([]any)
+		for _, c := range list {
+			if condition, ok := c.(map[string]any); ok {
+				all = append(all, condition)
+			}
+		}
+	}
+	status, _ := o.Object["status"].(map[string]any)
+	add(status)
+	parents, _ := status["parents"].([]any)
+	for _, p := range parents {
+		if parent, ok := p.(map[string]any); ok && parent["controllerName"] == model.MeshController {
+			add(parent)
+		}
+	}
+	return all
 }
 
 // versions compares what runs with what was installed and with this command.

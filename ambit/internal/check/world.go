@@ -185,7 +185,15 @@ func (w *World) readMeshPolicies(ctx context.Context, client *kube.Client) {
 	for _, gvr := range []schema.GroupVersionResource{
 		{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"},
 		{Group: "security.istio.io", Version: "v1", Resource: "peerauthentications"},
+		{Group: "security.istio.io", Version: "v1", Resource: "requestauthentications"},
 		{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"},
+		{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"},
+		{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
+		{Group: "linkerd.io", Version: "v1alpha2", Resource: "serviceprofiles"},
+		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"},
+		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "grpcroutes"},
+		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "tlsroutes"},
+		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "tcproutes"},
 	} {
 		list, err := client.Dynamic.Resource(gvr).List(ctx, metav1.ListOptions{})
 		switch {

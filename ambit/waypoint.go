@@ -76,7 +76,7 @@ reached; 130 interrupted.`,
 	p := cmd.Flags()
 	p.BoolVar(&all, "all", false, "all waypoints of the namespace")
 	p.BoolVar(&d.Force, "force", false, "although something is bound to them: its traffic is refused afterwards")
-	p.BoolVar(&d.Unenroll, "unenroll", false, "take the label istio.io/use-waypoint away from namespaces that are bound to them")
+	p.BoolVar(&d.Unenroll, "unenroll", false, "take the label istio.io/use-waypoint away from namespaces and services that are bound to them")
 	return cmd
 }
 
@@ -121,6 +121,10 @@ func newWaypointList() *cobra.Command {
 			if f.cluster.json {
 				return writeJSON(cmd.OutOrStdout(), list)
 			}
+			if len(list) == 0 {
+				f.cluster.progress(cmd)("%s", none(namespace))
+				return nil
+			}
 			return writeWaypoints(cmd.OutOrStdout(), list, time.Now())
 		},
 	}
@@ -153,7 +157,7 @@ wrong usage, or the cluster cannot be reached.`,
 			}
 			list, err := state.Find(f.cluster.namespace, args)
 			if err == nil && len(list) == 0 {
-				err = fmt.Errorf("there is no waypoint in namespace %s: ambit waypoint apply makes one", f.cluster.namespace)
+				err = errors.New(none(f.cluster.namespace))
 			}
 			if err != nil {
 				return failed(err)
@@ -171,6 +175,14 @@ wrong usage, or the cluster cannot be reached.`,
 	}
 	f.add(cmd)
 	return cmd
+}
+
+// none says that a namespace has no waypoint; with an empty name, that none has.
+func none(namespace string) string {
+	if namespace == "" {
+		return "there is no waypoint: ambit waypoint apply makes one"
+	}
+	return fmt.Sprintf("there is no waypoint in namespace %s: ambit waypoint apply makes one, list -A shows those of all namespaces", namespace)
 }
 
 // add declares the flags at cmd.

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"istio.io/api/label"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/ambit/internal/kube"
@@ -36,6 +36,39 @@ type Wanted struct {
 	Namespace, Name string
 	For             string // service, workload, all or none
 	Class           string // a GatewayClass of ours
+	// Allowed are the namespaces beside its own that may be bound to it; [AllNamespaces]
+	// alone: every one.
+	Allowed []string
+}
+
+// Key is its name.
+func (w Wanted) Key() Name { return Name{Namespace: w.Namespace, Name: w.Name} }
+
+// AllNamespaces in Wanted.Allowed means every namespace.
+const AllNamespaces = "all"
+
+// Allows reports whether a namespace may be bound to it.
+func (w Wanted) Allows(namespace string) bool {
+	return namespace == w.Namespace || slices.Contains(w.Allowed, namespace) || slices.Contains(w.Allowed, AllNamespaces)
+}
+
+// allowed is Allowed as a listener says it; nil: its own namespace only.
+func (w Wanted) allowed() *gateway.AllowedRoutes {
+	from := gateway.NamespacesFromSelector
+	namespaces := &gateway.RouteNamespaces{From: &from}
+	switch {
+	case len(w.Allowed) == 0:
+		return nil
+	case slices.Contains(w.Allowed, AllNamespaces):
+		from = gateway.NamespacesFromAll
+	default:
+		names := append(slices.Clone(w.Allowed), w.Namespace)
+		slices.Sort(names)
+		namespaces.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpIn, Values: slices.Compact(names)},
+		}}
+	}
+	return &gateway.AllowedRoutes{Namespaces: namespaces}
 }
 
 // Serves are the values of Wanted.For.
@@ -54,7 +87,7 @@ func (w Wanted) Gateway() *gateway.Gateway {
 		},
 		Spec: gateway.GatewaySpec{
 			GatewayClassName: gateway.ObjectName(w.Class),
-			Listeners:        []gateway.Listener{{Name: "mesh", Port: model.WaypointPort, Protocol: "HBONE"}},
+			Listeners:        []gateway.Listener{{Name: "mesh", Port: model.WaypointPort, Protocol: "HBONE", AllowedRoutes: w.allowed()}},
 		},
 	}
 }
@@ -74,8 +107,9 @@ func (w Wanted) Object() (*unstructured.Unstructured, error) {
 	return o, nil
 }
 
-// Apply writes the Gateway. It takes no Gateway over that is of another class, and
-// no field over that somebody else has set to something else, unless forced.
+// Apply writes the Gateway. It takes no Gateway over that is of another class. Unless
+// forced it takes no field over that somebody else has set to something else, and does
+// not shut out what is bound to the waypoint.
 func Apply(ctx context.Context, client *kube.Client, w Wanted, force bool) error {
 	if err := checkClass(ctx, client, w.Class); err != nil {
 		return err
@@ -93,6 +127,9 @@ func Apply(ctx context.Context, client *kube.Client, w Wanted, force bool) error
 		if !ours(name, class) {
 			return fmt.Errorf("gateway %s/%s is there, of class %s, which is not of ambit: choose another name", w.Namespace, w.Name, name)
 		}
+		if err := w.checkBound(ctx, client); err != nil && !force {
+			return err
+		}
 	}
 	o, err := w.Object()
 	if err != nil {
@@ -106,6 +143,24 @@ func Apply(ctx context.Context, client *kube.Client, w Wanted, force bool) error
 		return fmt.Errorf("there is no namespace %s", w.Namespace)
 	case err != nil:
 		return fmt.Errorf("gateway %s/%s: %w", w.Namespace, w.Name, err)
+	}
+	return nil
+}
+
+// checkBound refuses to shut out what is bound now and is served.
+func (w Wanted) checkBound(ctx context.Context, client *kube.Client) error {
+	state, err := Read(ctx, client)
+	if err != nil {
+		return err
+	}
+	for _, b := range state.boundTo(w.Key().String()) {
+		namespace := b.Namespace
+		if b.Kind == string(model.KindNamespace) {
+			namespace = b.Name
+		}
+		if b.Refused == "" && !w.Allows(namespace) {
+			return fmt.Errorf("%s is bound to waypoint %v, and its traffic would be refused: allow namespace %s (--allow-namespaces), unbind it first (%s), or say --force", b, w.Key(), namespace, b.unbind())
+		}
 	}
 	return nil
 }
@@ -199,29 +254,4 @@ func inTheWay(g *gateway.Gateway, err error) (done bool, text string) {
 		return false, "somebody has removed its Gateway"
 	}
 	return programmed(g)
-}
-
-// Bind sets the label of a namespace that binds it to a waypoint of the namespace, and
-// returns the waypoint that it named before. An empty waypoint removes the label.
-func Bind(ctx context.Context, client *kube.Client, namespace, waypoint string) (before string, err error) {
-	namespaces := client.Kube.CoreV1().Namespaces()
-	ns, err := namespaces.Get(ctx, namespace, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return "", fmt.Errorf("there is no namespace %s", namespace)
-	}
-	if err != nil {
-		return "", err
-	}
-	var value any
-	if waypoint != "" {
-		value = waypoint
-	}
-	// The other label would send it to a namespace that is not meant any more.
-	labels := map[string]any{label.IoIstioUseWaypoint.Name: value, label.IoIstioUseWaypointNamespace.Name: nil}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
-	if err != nil {
-		return "", err
-	}
-	_, err = namespaces.Patch(ctx, namespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return ns.Labels[label.IoIstioUseWaypoint.Name], err
 }

@@ -17,7 +17,7 @@ import (
 // Deletion says how waypoints are removed.
 type Deletion struct {
 	Force    bool // although something is bound to them: its traffic is refused afterwards
-	Unenroll bool // take the label away from namespaces that are bound to them
+	Unenroll bool // take the labels away from namespaces and services that are bound to them
 }
 
 // BoundError means that something is bound to waypoints that are to go.
@@ -29,7 +29,7 @@ func (e *BoundError) Error() string {
 		lines = append(lines, fmt.Sprintf("  %s (to %s): %s", b, b.Waypoint, b.unbind()))
 	}
 	return "still bound:\n" + strings.Join(lines, "\n") +
-		"\nwithout the waypoint its traffic is refused, not sent around it: unbind it first, or say --unenroll (for namespaces) or --force"
+		"\nwithout the waypoint its traffic is refused, not sent around it: unbind it first, or say --unenroll (for namespaces and services) or --force"
 }
 
 // Find picks the waypoints called names out of a namespace; all of it without names.
@@ -58,12 +58,16 @@ func (s *State) Find(namespace string, names []string) ([]Waypoint, error) {
 // Delete removes the Gateways of waypoints; Kubernetes removes what the control plane
 // made for them. Nothing is changed when something is in the way.
 func Delete(ctx context.Context, client *kube.Client, all []Waypoint, d Deletion, say func(format string, args ...any)) error {
-	var inTheWay, namespaces []Bound
+	var inTheWay []Bound
+	var subjects []Subject
 	for _, w := range all {
 		for _, b := range w.Bound {
-			if d.Unenroll && b.Kind == string(model.KindNamespace) {
-				namespaces = append(namespaces, b)
-			} else {
+			switch {
+			case d.Unenroll && b.Kind == string(model.KindNamespace):
+				subjects = append(subjects, Subject{Namespace: b.Name})
+			case d.Unenroll && b.Kind == string(model.KindService):
+				subjects = append(subjects, Subject{Namespace: b.Namespace, Service: b.Name})
+			default:
 				inTheWay = append(inTheWay, b)
 			}
 		}
@@ -71,11 +75,11 @@ func Delete(ctx context.Context, client *kube.Client, all []Waypoint, d Deletion
 	if len(inTheWay) > 0 && !d.Force {
 		return &BoundError{inTheWay}
 	}
-	for _, b := range namespaces {
-		if _, err := Bind(ctx, client, b.Name, ""); err != nil {
-			return fmt.Errorf("%s: %w", b, err)
+	for _, s := range subjects {
+		if _, err := Bind(ctx, client, s, Name{}); err != nil {
+			return fmt.Errorf("%v: %w", s, err)
 		}
-		say("%s is bound to no waypoint any more", b)
+		say("%v has no label of a waypoint any more", s)
 	}
 	for _, w := range all {
 		err := client.Dynamic.Resource(gatewaysResource()).Namespace(w.Namespace).Delete(ctx, w.Name, metav1.DeleteOptions{})

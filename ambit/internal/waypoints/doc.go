@@ -5,7 +5,7 @@
 // # How things flow
 //
 //	Gateways, classes, namespaces, services, pods ──► Read ──► State ──► List, Missing
-//	Wanted ──► Apply (server-side apply) ──► Wait (until Programmed) ──► Enroll
+//	Wanted ──► Apply (server-side apply) ──► Wait (until Programmed) ──► Bind
 //	State ──► Delete (refuses while something is bound)
 //
 // What is bound to which waypoint, and what is refused for want of it, is worked out

@@ -116,6 +116,9 @@ func (w *world) want() Wanted {
 	return Wanted{Namespace: w.ns, Name: "wp", For: "service", Class: "ambit-waypoint"}
 }
 
+// name is its name.
+func (w *world) name() Name { return Name{Namespace: w.ns, Name: "wp"} }
+
 // find is the waypoint wp as it stands; nil: there is none.
 func (w *world) find() *Waypoint {
 	w.t.Helper()
@@ -177,24 +180,38 @@ func TestLife(t *testing.T) {
 	w.remove()
 }
 
-// bind binds the namespace and a service of its own to wp, which has an instance.
-func (w *world) bind() {
+// service makes the Service that the control plane makes of wp.
+func (w *world) service() {
 	w.t.Helper()
-	if before, err := Bind(w.t.Context(), w.client, w.ns, "wp"); before != "" || err != nil {
-		w.t.Fatalf("bound to %q before, %v", before, err)
-	}
-	w.Kubectl(w.t, "", "-n", w.ns, "create", "service", "clusterip", "web", "--tcp=80")
-	w.Kubectl(w.t, "", "-n", w.ns, "label", "service", "web", "istio.io/use-waypoint=wp")
 	w.Kubectl(w.t, "", "-n", w.ns, "create", "service", "clusterip", "wp", "--tcp=15008")
 	w.Kubectl(w.t, "", "-n", w.ns, "patch", "service", "wp", "-p", `{"spec":{"selector":{"app":null,"gateway.networking.k8s.io/gateway-name":"wp"}}}`)
-	if got := w.find(); len(got.Refused()) != 2 || !strings.Contains(got.Bound[0].Refused, "none of its instances") {
-		w.t.Errorf("without an instance, bound = %+v", got.Bound)
-	}
+}
+
+// instance makes an instance of it.
+func (w *world) instance() {
+	w.t.Helper()
 	kubetest.Pod(w.t, w.client.Kube, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "wp-1", Labels: map[string]string{"gateway.networking.k8s.io/gateway-name": "wp"}},
 		Spec:       corev1.PodSpec{NodeName: "n1"},
 		Status:     corev1.PodStatus{PodIP: "10.9.9.8", Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
 	})
+}
+
+// bind binds the namespace and a service of its own to wp, which has an instance.
+func (w *world) bind() {
+	w.t.Helper()
+	if before, err := Bind(w.t.Context(), w.client, Subject{Namespace: w.ns}, w.name()); before != (Name{}) || err != nil {
+		w.t.Fatalf("bound to %q before, %v", before, err)
+	}
+	w.Kubectl(w.t, "", "-n", w.ns, "create", "service", "clusterip", "web", "--tcp=80")
+	if _, err := Bind(w.t.Context(), w.client, Subject{Namespace: w.ns, Service: "web"}, w.name()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.service()
+	if got := w.find(); len(got.Refused()) != 2 || !strings.Contains(got.Bound[0].Refused, "none of its instances") {
+		w.t.Errorf("without an instance, bound = %+v", got.Bound)
+	}
+	w.instance()
 	got := w.find()
 	if !got.Programmed || got.Ready() != 1 || got.Instances[0].Node != "n1" || len(got.Refused()) != 0 || Count(got.Bound) != "1 namespace, 1 service" || !slices.Contains(got.Addresses, "wp.example") {
 		w.t.Errorf("waypoint = %+v", got)
@@ -212,8 +229,10 @@ func (w *world) remove() {
 		want   []string // in the refusal; nil: it goes
 	}{
 		{"bound", Deletion{}, nil, []string{"namespace life (to life/wp): kubectl label namespace life istio.io/use-waypoint-", "kubectl -n life label service web istio.io/use-waypoint-"}},
-		{"a service has a label of its own", Deletion{Unenroll: true}, nil, []string{"service life/web"}},
-		{"the namespace alone", Deletion{Unenroll: true}, func() { w.Kubectl(w.t, "", "-n", w.ns, "label", "service", "web", "istio.io/use-waypoint-") }, nil},
+		{"a pod has a label of its own", Deletion{Unenroll: true}, func() {
+			kubetest.Pod(w.t, w.client.Kube, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "solo", Labels: map[string]string{"istio.io/use-waypoint": "wp"}}, Spec: corev1.PodSpec{NodeName: "n1"}})
+		}, []string{"pod life/solo"}},
+		{"the namespace and the service", Deletion{Unenroll: true}, func() { w.Kubectl(w.t, "", "-n", w.ns, "label", "pod", "solo", "istio.io/use-waypoint-") }, nil},
 	}
 	for _, s := range steps {
 		if s.before != nil {
@@ -238,6 +257,9 @@ func (w *world) remove() {
 	}
 	if labels := w.Kubectl(w.t, "", "get", "namespace", w.ns, "-o", "jsonpath={.metadata.labels}"); strings.Contains(labels, "use-waypoint") {
 		w.t.Errorf("the namespace has labels %s", labels)
+	}
+	if labels := w.Kubectl(w.t, "", "-n", w.ns, "get", "service", "web", "-o", "jsonpath={.metadata.labels}"); strings.Contains(labels, "use-waypoint") {
+		w.t.Errorf("the service has labels %s", labels)
 	}
 }
 
@@ -283,5 +305,90 @@ func TestRefusals(t *testing.T) {
 	names, err := Names(ctx, w.client, w.ns)
 	if err != nil || len(names) != 1 || names[0].String() != "refusals/held" {
 		t.Errorf("names = %v, %v", names, err)
+	}
+}
+
+func TestParseSubject(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       Subject
+		refused    bool
+	}{
+		{"a namespace", "namespace/bank", Subject{Namespace: "bank"}, false},
+		{"a service of the namespace", "service/web", Subject{Namespace: "shop", Service: "web"}, false},
+		{"a service of another", "service/bank/ledger", Subject{Namespace: "bank", Service: "ledger"}, false},
+		{"no kind", "bank", Subject{}, true},
+		{"another kind", "pod/web", Subject{}, true},
+		{"no name", "service/", Subject{}, true},
+		{"a namespace in a namespace", "namespace/bank/x", Subject{}, true},
+		{"too long", "service/bank/ledger/x", Subject{}, true},
+		{"nothing", "", Subject{}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := ParseSubject(tt.text, "shop")
+			if got != tt.want || (err != nil) != tt.refused {
+				t.Errorf("ParseSubject = %+v, %v, want %+v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// What is bound from another namespace is bound to this waypoint there, and refused
+// unless the waypoint allows its namespace.
+func TestOtherNamespaces(t *testing.T) {
+	w := newWorld(t, "others")
+	ctx := t.Context()
+	w.service()
+	w.instance()
+	for _, ns := range []string{"others-in", "others-out"} {
+		kubetest.Namespace(t, w.client.Kube, ns, nil)
+		if _, err := Bind(ctx, w.client, Subject{Namespace: ns}, w.name()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bound := func(o Wanted, shutsOut bool) (refused map[string]bool) {
+		t.Helper()
+		err := Apply(ctx, w.client, o, false)
+		if shutsOut {
+			if err == nil || !strings.Contains(err.Error(), "its traffic would be refused") {
+				t.Errorf("what is bound was shut out: %v", err)
+			}
+			err = Apply(ctx, w.client, o, true)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused = map[string]bool{}
+		for _, b := range w.find().Bound {
+			refused[b.Name] = b.Refused != ""
+		}
+		return refused
+	}
+	for _, tt := range []struct {
+		name    string
+		allowed []string
+		in, out bool // refused
+	}{
+		{"its own only", nil, true, true},
+		{"one", []string{"others-in"}, false, true},
+		{"all", []string{AllNamespaces}, false, false},
+		{"its own only, again", nil, true, true},
+	} {
+		o := w.want()
+		o.Allowed = tt.allowed
+		if got := bound(o, tt.name == "its own only, again"); len(got) != 2 || got["others-in"] != tt.in || got["others-out"] != tt.out {
+			t.Errorf("%s: refused %v", tt.name, got)
+		}
+		if o.Allows("others-in") == tt.in || o.Allows("others-out") == tt.out || !o.Allows("others") {
+			t.Errorf("%s: Allows says otherwise", tt.name)
+		}
+	}
+	before, err := Bind(ctx, w.client, Subject{Namespace: "others-in"}, Name{})
+	if err != nil || before != w.name() {
+		t.Errorf("it was bound to %v, %v", before, err)
+	}
+	if labels := w.Kubectl(t, "", "get", "namespace", "others-in", "-o", "jsonpath={.metadata.labels}"); strings.Contains(labels, "use-waypoint") {
+		t.Errorf("labels %s", labels)
 	}
 }

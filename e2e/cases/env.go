@@ -41,6 +41,7 @@ type Env struct {
 	Cluster   *cluster.Cluster
 	Kube      kubernetes.Interface
 	Ambit     string // path of the command ambit
+	Manifests string // directory of the manifests that are applied unchanged
 	Namespace string // the case's own
 	Marker    string // in each request and answer of the case's load
 
@@ -114,14 +115,18 @@ func (e *Env) Delete(ctx context.Context, manifests string) error {
 func (e *Env) Until(ctx context.Context, within time.Duration, what string, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	var last error // of a look that had its time
 	for {
 		ok, err := done(ctx)
 		if ok && err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		if lifecycle.Sleep(ctx, pollEvery) != nil {
-			if err != nil {
-				return fmt.Errorf("%s: not within %v: %w", what, within, err)
+			if last != nil {
+				return fmt.Errorf("%s: not within %v: %w", what, within, last)
 			}
 			return fmt.Errorf("%s: not within %v", what, within)
 		}

@@ -23,6 +23,7 @@ import (
 // the numbers of labapp's other ports, and a service account of its name.
 type App struct {
 	Name      string
+	Version   string // of several deployments of one name; part of the deployment's name and a label
 	Replicas  int    // zero means 1
 	Node      string // empty means anywhere
 	Namespace string // empty means the case's own
@@ -35,7 +36,11 @@ type App struct {
 
 // manifest writes the app's objects.
 func (a App) manifest() string {
-	labels := "app: " + a.Name
+	labels, deployment := "app: "+a.Name, a.Name
+	if a.Version != "" {
+		labels, deployment = labels+", version: "+a.Version, a.Name+"-"+a.Version
+	}
+	selector := labels
 	for k, v := range a.Labels {
 		labels += fmt.Sprintf(", %q: %q", k, v)
 	}
@@ -68,13 +73,14 @@ spec:
   - {name: tcp-sum, port: 7002}
   - {name: tcp-source, port: 7003}
   - {name: tcp-ticker, port: 7004}
+  - {name: grpc, port: 7005}
 ---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: %[1]s}
+metadata: {name: %[8]s}
 spec:
   replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
+  selector: {matchLabels: {%[9]s}}
   template:
     metadata: {labels: {%[3]s}}
     spec:
@@ -92,7 +98,7 @@ spec:
         env: %[6]s
         ports: [{name: http, containerPort: 8080}, {name: echo, containerPort: 7000}]
         %[7]s
-`, a.Name, max(a.Replicas, 1), labels, node, cluster.AppImage, env, probes)
+`, a.Name, max(a.Replicas, 1), labels, node, cluster.AppImage, env, probes, deployment, selector)
 }
 
 // Deploy makes apps and waits until all their pods are ready.
@@ -102,8 +108,13 @@ func (e *Env) Deploy(ctx context.Context, apps ...App) error {
 			return err
 		}
 	}
+	type name struct{ namespace, app string }
+	want := map[name]int{} // pods of all versions
 	for _, a := range apps {
-		if err := e.WaitReady(ctx, cmp.Or(a.Namespace, e.Namespace), a.Name, max(a.Replicas, 1)); err != nil {
+		want[name{cmp.Or(a.Namespace, e.Namespace), a.Name}] += max(a.Replicas, 1)
+	}
+	for of, n := range want {
+		if err := e.WaitReady(ctx, of.namespace, of.app, n); err != nil {
 			return err
 		}
 	}

@@ -140,20 +140,41 @@ func (l *Load) Stop() (labapp.Load, error) {
 // Clean stops the load and makes sure that every request was answered, and that there
 // were as many as there should be.
 func (l *Load) Clean() (labapp.Load, error) {
-	now, err := l.Stop()
+	// A busy machine sends less than it was asked to; half would prove nothing.
+	return l.clean(rate / 2)
+}
+
+// clean is Clean for a load that should have sent so many a second at least.
+func (l *Load) clean(perSecond float64) (labapp.Load, error) {
 	took := time.Since(l.start)
+	now, err := l.Stop()
 	if err != nil {
 		return now, fmt.Errorf("load %s: %w", l.What, err)
 	}
 	if now.Failed > 0 {
 		return now, fmt.Errorf("load %s: %d of %d requests failed; %s", l.What, now.Failed, now.Sent, firstFailure(now))
 	}
-	// A busy machine sends less than it was asked to; half would prove nothing.
-	if want := int(took.Seconds() * rate / 2); now.Sent < want {
+	if want := int(took.Seconds() * perSecond); now.Sent < want {
 		return now, fmt.Errorf("load %s: only %d requests in %.1f s, want at least %d: the machine is too busy for this to mean something", l.What, now.Sent, took.Seconds(), want)
 	}
 	return now, nil
 }
+
+// talks is how many gRPC conversations are held at once; each lasts three seconds.
+const talks = 20
+
+// Talks begins to hold conversations from a pod with a gRPC server, until the load is
+// stopped.
+func (e *Env) Talks(ctx context.Context, from Pod, to string) (*Load, error) {
+	l, err := e.begin(ctx, from, labapp.Request{Do: labapp.DoTalk, Address: to, Count: talks, Text: e.Marker})
+	if err != nil {
+		return nil, err
+	}
+	return l, l.Flowing(ctx, 1)
+}
+
+// CleanTalks is [Load.Clean] for conversations.
+func (l *Load) CleanTalks() (labapp.Load, error) { return l.clean(talks / 3. / 2) }
 
 // firstFailure describes what went wrong first.
 func firstFailure(l labapp.Load) string {

@@ -16,7 +16,7 @@ func waypointCases() []Case {
 	return []Case{
 		{Name: "waypoint", About: "a Gateway becomes a waypoint, which decides about requests; around it nobody gets in", Run: waypointServes},
 		{Name: "waypoint-missing", About: "what is bound to a waypoint that is not there is refused, and the caller's log says why", Run: waypointMissing},
-		{Name: "waypoint-rollout", About: "a waypoint is rolled out and scaled down under load, and no request fails", Run: waypointRollout},
+		{Name: "waypoint-rollout", About: "a waypoint is rolled out and scaled down under requests and gRPC conversations, and none fails", Run: waypointRollout},
 	}
 }
 
@@ -264,6 +264,10 @@ func waypointRollout(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	talks, err := e.Talks(ctx, client, "server:7005")
+	if err != nil {
+		return "", err
+	}
 	for _, step := range []struct {
 		what string
 		do   func() error
@@ -295,10 +299,17 @@ func waypointRollout(ctx context.Context, e *Env) (string, error) {
 		if err := load.Flowing(ctx, rate); err != nil {
 			return "", fmt.Errorf("%s: %w", step.what, err)
 		}
+		if err := talks.Flowing(ctx, 20); err != nil {
+			return "", fmt.Errorf("%s: %w", step.what, err)
+		}
 	}
 	now, err := load.Clean()
 	if err != nil {
 		return "", err
 	}
-	return "three instances replaced, then one left: " + summary(now), nil
+	talked, err := talks.CleanTalks()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("three instances replaced, then one left: %s; %d gRPC conversations of 3 s, %d failed", summary(now), talked.Sent, talked.Failed), nil
 }

@@ -10,7 +10,7 @@ const (
 	SumPort    = 7002 // reads to the end, then answers with length and checksum
 	SourcePort = 7003 // gets a number in a line, sends so many bytes
 	TickerPort = 7004 // sends a line every 20 ms until the client is gone
-	HealthPort = 7005 // gRPC: the health service, always SERVING
+	HealthPort = 7005 // gRPC: the health service, always SERVING, and conversations
 )
 
 // What a client can be asked to do.
@@ -21,6 +21,7 @@ const (
 	DoUpload = "upload" // send Bytes, or until told to stop; end; read the sum
 	DoFetch  = "fetch"  // get Bytes and compare their sum
 	DoWatch  = "watch"  // hold a connection to a ticker and tell each line
+	DoTalk   = "talk"   // Count gRPC conversations at once, Rate messages per second each (0: 10), until told to stop
 	DoLoad   = "load"   // Rate HTTP requests per second, half on new connections, until told to stop
 )
 
@@ -33,8 +34,11 @@ type Request struct {
 	Bytes    int64         `json:"bytes,omitempty"` // upload: 0 means until a line arrives
 	Rate     int64         `json:"rate,omitempty"`  // upload: bytes per second, 0 means unpaced; load: requests per second
 	Timeout  time.Duration `json:"timeout,omitempty"`
+	Method   string        `json:"method,omitempty"`   // http: empty means GET
+	Path     string        `json:"path,omitempty"`     // http: empty means /
 	Header   string        `json:"header,omitempty"`   // http: one more, as "Name: value"
 	Statuses bool          `json:"statuses,omitempty"` // http: an answer other than 200 is counted and does not end it
+	AtOnce   int           `json:"atOnce,omitempty"`   // http: so many requests at a time; 0 means one after the other
 }
 
 // What an HTTP client can ask the server to do, as a header of its request.
@@ -54,6 +58,9 @@ type Hello struct {
 	Remote string `json:"remote"` // the address that the server sees
 	// Try counts the requests that asked for the same [AskFailFirst], from 1.
 	Try int `json:"try,omitempty"`
+	// Busy counts what the server had in hand when this began, this included: requests
+	// with [AskWait], or conversations.
+	Busy int `json:"busy,omitempty"`
 }
 
 // Sum is the answer of the summing server, and what an uploader has sent.
@@ -77,6 +84,7 @@ type Load struct {
 	Failed  int            `json:"failed"`
 	New     int            `json:"new"`     // requests on connections of their own
 	Servers map[string]int `json:"servers"` // who answered how often
+	Busy    int            `json:"busy"`    // talk: the most that a server had in hand
 	// First failures, at most maxFailures.
 	Failures []Failure     `json:"failures,omitempty"`
 	P50      time.Duration `json:"p50"`

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -99,6 +100,8 @@ func (c *client) do(ctx context.Context) Reply {
 		reply, err = c.onConn(ctx, c.fetch)
 	case DoLoad:
 		reply = c.load(ctx)
+	case DoTalk:
+		reply, err = c.talk(ctx)
 	case DoWatch:
 		reply, err = c.onConn(ctx, c.watch)
 	default:
@@ -142,27 +145,48 @@ func (c *client) onConn(ctx context.Context, fn func(context.Context, *net.TCPCo
 	return reply, err
 }
 
-// http asks Count times, each on a connection of its own.
+// http asks Count times, each on a connection of its own. The first that is not
+// answered ends it.
 func (c *client) http(ctx context.Context) (Reply, error) {
 	transport := &http.Transport{DisableKeepAlives: true, Proxy: nil}
 	defer transport.CloseIdleConnections()
-	web := &http.Client{Transport: transport, Timeout: cmp.Or(c.req.Timeout, defaultTimeout)}
+	web := &http.Client{Transport: transport, Timeout: cmp.Or(c.req.Timeout, defaultTimeout), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	var mu sync.Mutex // guards all that follows
 	var reply Reply
-	for range max(c.req.Count, 1) {
-		hello, err := askHello(ctx, web, "http://"+c.req.Address+"/", c.req.Header)
-		if status, ok := errors.AsType[*statusError](err); ok && c.req.Statuses {
+	var failed error
+	left := max(c.req.Count, 1)
+	take := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		left--
+		return left >= 0 && failed == nil
+	}
+	note := func(hello Hello, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		status, ok := errors.AsType[*statusError](err)
+		switch {
+		case ok && c.req.Statuses:
 			if reply.Statuses == nil {
 				reply.Statuses = map[int]int{}
 			}
 			reply.Statuses[status.code]++
-			continue
+		case err == nil:
+			reply.Hellos = append(reply.Hellos, hello)
+		case failed == nil:
+			failed = err
 		}
-		if err != nil {
-			return reply, err
-		}
-		reply.Hellos = append(reply.Hellos, hello)
 	}
-	return reply, nil
+	var asking lifecycle.Group
+	for range max(c.req.AtOnce, 1) {
+		asking.Go(ctx, "http", func(ctx context.Context) {
+			for take() {
+				note(c.askHello(ctx, web))
+			}
+		})
+	}
+	asking.Wait()
+	return reply, failed
 }
 
 // statusError is an answer other than 200.
@@ -170,12 +194,13 @@ type statusError struct{ code int }
 
 func (e *statusError) Error() string { return fmt.Sprintf("status %d", e.code) }
 
-func askHello(ctx context.Context, web *http.Client, url, header string) (Hello, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// askHello sends one request.
+func (c *client) askHello(ctx context.Context, web *http.Client) (Hello, error) {
+	req, err := http.NewRequestWithContext(ctx, c.req.Method, "http://"+c.req.Address+cmp.Or(c.req.Path, "/"), nil)
 	if err != nil {
 		return Hello{}, err
 	}
-	if name, value, ok := strings.Cut(header, ": "); ok {
+	if name, value, ok := strings.Cut(c.req.Header, ": "); ok {
 		req.Header.Set(name, value)
 	}
 	res, err := web.Do(req)

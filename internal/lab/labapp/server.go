@@ -67,7 +67,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cancel(err)
 		return err
 	}
-	group.Go(ctx, "health", func(ctx context.Context) { serveHealth(ctx, health) })
+	group.Go(ctx, "health", func(ctx context.Context) { serveGRPC(ctx, health, cfg.Pod) })
 	control, err := new(net.ListenConfig).Listen(ctx, "unix", cfg.Control)
 	if err != nil {
 		cancel(err)
@@ -162,10 +162,11 @@ func ticker(ctx context.Context, c *net.TCPConn) error {
 	}
 }
 
-// serveHealth answers gRPC probes.
-func serveHealth(ctx context.Context, ln net.Listener) {
+// serveGRPC answers probes, and talks.
+func serveGRPC(ctx context.Context, ln net.Listener, pod string) {
 	server := grpc.NewServer()
 	healthpb.RegisterHealthServer(server, health.NewServer()) // SERVING, unless told otherwise
+	(&talker{pod: pod}).register(server)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
 	if err := server.Serve(ln); err != nil && ctx.Err() == nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
@@ -28,6 +29,7 @@ const (
 type web struct {
 	pod     string
 	leaving <-chan struct{} // when it is closed, answers end their connections
+	busy    atomic.Int64    // requests with AskWait in hand
 
 	mu    sync.Mutex
 	tries map[string]int // by name of AskFailFirst
@@ -56,7 +58,10 @@ func (s *web) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	default:
 	}
+	busy := 0
 	if wait, err := time.ParseDuration(r.Header.Get(AskWait)); err == nil {
+		busy = int(s.busy.Add(1))
+		defer s.busy.Add(-1)
 		if lifecycle.Sleep(r.Context(), min(wait, maxWait)) != nil {
 			return // the client has gone
 		}
@@ -65,7 +70,7 @@ func (s *web) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if failing || r.Header.Get(AskFailAt) == s.pod {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(Hello{Pod: s.pod, Remote: r.RemoteAddr, Try: try}) // the client sees what is missing
+	_ = json.NewEncoder(w).Encode(Hello{Pod: s.pod, Remote: r.RemoteAddr, Try: try, Busy: busy}) // the client sees what is missing
 }
 
 // try counts a request that asks to fail the first so many times, and reports

@@ -10,6 +10,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 TAGS    := grpcnotrace
 FUZZTIME ?= 20s
 ARCHS   ?= amd64,arm64
+# Manifests that users have, which cases of e2e apply unchanged. Where this directory
+# is not, the copies in the repository are taken, and it is said.
+MANIFESTS ?= ../shared/cases
 
 OURS      := ./ambit ./ztunnel/cmd/ztunnel ./waypoint/cmd/waypoint ./istiod-lite/cmd/istiod-lite ./cni/cmd/ambit-cni ./cni/cmd/ambit-cni-agent
 REFERENCE := $(addprefix github.com/containernetworking/plugins/plugins/,main/bridge main/loopback ipam/host-local)
@@ -74,8 +77,8 @@ e2e-deps: ## install the packages of the distribution that a lab's nodes are mad
 e2e-programs: ## build etcd and kube-apiserver from their modules, for tests beside a real API server (minutes, once)
 	$(GO) run ./e2e/kubetest/cmd/programs
 
-e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n (root, e2e-deps)
-	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit $(if $(ONLY),--only='$(ONLY)') $(addprefix --repeat=,$(REPEAT))
+e2e: build images ## every case on a real Kubernetes on this machine; ONLY=regexp, REPEAT=n, MANIFESTS=dir (root, e2e-deps)
+	$(GO) run ./e2e/cmd/e2e --images dist/images --ambit $(BIN)/ambit --manifests=$(MANIFESTS) $(if $(ONLY),--only='$(ONLY)') $(addprefix --repeat=,$(REPEAT))
 
 conformance: build images ## the Gateway API's conformance suite for meshes on a real Kubernetes on this machine; ONLY=name of a test (root, e2e-deps)
 	$(GO) run ./e2e/cmd/conformance --images dist/images --ambit $(BIN)/ambit --version $(VERSION) $(if $(ONLY),--only='$(ONLY)')

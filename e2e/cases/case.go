@@ -20,7 +20,7 @@ type Case struct {
 // All lists the cases in the order in which they run.
 func All() []Case {
 	var all []Case
-	for _, group := range [][]Case{harnessCases(), labCases(), enrolCases(), trafficCases(), nameCases(), policyCases(), waypointCases(), tokenCases(), faultCases(), rootCases(), lastCases()} {
+	for _, group := range [][]Case{harnessCases(), labCases(), enrolCases(), trafficCases(), nameCases(), policyCases(), waypointCases(), givenCases(), tokenCases(), faultCases(), rootCases(), lastCases()} {
 		all = append(all, group...)
 	}
 	return all

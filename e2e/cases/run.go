@@ -28,6 +28,9 @@ type Config struct {
 	Out     io.Writer // a line for each case
 	Verbose io.Writer // what cases note while they run; may be nil
 	Dir     string    // where failed cases leave what they have seen
+	// Manifests is a directory of manifests that users have, which cases apply
+	// unchanged.
+	Manifests string
 }
 
 // Total says how many cases passed and failed.
@@ -48,7 +51,7 @@ func Run(ctx context.Context, cfg Config, cases []Case) (Total, error) {
 			return total, context.Cause(ctx)
 		}
 		e := &Env{
-			Cluster: cfg.Cluster, Kube: kube, Ambit: cfg.Ambit, progress: cfg.Verbose,
+			Cluster: cfg.Cluster, Kube: kube, Ambit: cfg.Ambit, Manifests: cfg.Manifests, progress: cfg.Verbose,
 			Namespace: "e2e-" + c.Name, Marker: "ambit-plaintext-" + rand.Text(),
 			dir: filepath.Join(cfg.Dir, time.Now().Format("150405-")+c.Name),
 		}

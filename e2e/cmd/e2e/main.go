@@ -24,7 +24,7 @@ import (
 // options are the flags.
 type options struct {
 	name, images, ambit, dir string
-	peers                    string
+	peers, manifests         string
 	only                     *regexp.Regexp
 	repeat, nodes            int
 	keep, plain, verbose     bool
@@ -47,6 +47,10 @@ func main() {
 	}
 }
 
+// ownManifests are the manifests that users have, as the tests of waypoints without
+// Kubernetes apply them.
+const ownManifests = "e2e/waypoint/testdata"
+
 func parse(args []string) (options, error) {
 	var o options
 	var only string
@@ -57,6 +61,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.ambit, "ambit", "bin/ambit", "the command ambit, which installs")
 	flags.StringVar(&o.dir, "failures", "e2e-failures", "where failed cases leave what they have seen")
 	flags.StringVar(&o.peers, "peers", "", "directory of Istio's programs: run the cases of meshes of mixed parts instead, see package interop")
+	flags.StringVar(&o.manifests, "manifests", ownManifests, "directory of manifests that users have, which cases apply unchanged")
 	flags.StringVar(&only, "only", "", "run the cases whose names match this expression")
 	flags.IntVar(&o.repeat, "repeat", 1, "run all of them so many times")
 	flags.BoolVar(&o.keep, "keep", false, "leave the cluster standing")
@@ -92,6 +97,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if len(chosen) == 0 {
 		return errors.New("no case has such a name; see --list")
 	}
+	if _, err := os.Stat(o.manifests); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(out, "manifests: there is no directory %s, those of %s are applied\n", o.manifests, ownManifests)
+		o.manifests = ownManifests
+	}
 	start := time.Now()
 	c, found, err := stand(ctx, o, out, start)
 	if err != nil {
@@ -115,7 +124,7 @@ func conclude(out io.Writer, total cases.Total, err error) error {
 
 // config says how cases are run.
 func (o options) config(c *cluster.Cluster, out io.Writer) cases.Config {
-	cfg := cases.Config{Cluster: c, Ambit: o.ambit, Out: out, Dir: o.dir}
+	cfg := cases.Config{Cluster: c, Ambit: o.ambit, Out: out, Dir: o.dir, Manifests: o.manifests}
 	if o.verbose {
 		cfg.Verbose = out
 	}

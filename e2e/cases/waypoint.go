@@ -15,6 +15,7 @@ import (
 func waypointCases() []Case {
 	return []Case{
 		{Name: "waypoint", About: "a Gateway becomes a waypoint, which decides about requests; around it nobody gets in", Run: waypointServes},
+		{Name: "waypoint-command", About: "ambit waypoint makes, shows and removes a waypoint for a service of another namespace, and cuts nothing off", Run: waypointCommand},
 		{Name: "waypoint-missing", About: "what is bound to a waypoint that is not there is refused, and the caller's log says why", Run: waypointMissing},
 		{Name: "waypoint-rollout", About: "a waypoint is rolled out and scaled down under requests and gRPC conversations, and none fails", Run: waypointRollout},
 	}
@@ -98,14 +99,19 @@ func (e *Env) bound(ctx context.Context, want string) error {
 	})
 }
 
-// seenFrom waits until the server sees an instance of the waypoint as its client.
+// seenFrom waits until the server sees an instance of the case's waypoint as its client.
 func (e *Env) seenFrom(ctx context.Context, client Pod) error {
+	return e.seenFromIn(ctx, client, e.Namespace)
+}
+
+// seenFromIn is seenFrom for a waypoint of any namespace.
+func (e *Env) seenFromIn(ctx context.Context, client Pod, namespace string) error {
 	return e.Until(ctx, 20*time.Second, "requests that come by the waypoint", func(ctx context.Context) (bool, error) {
 		hello, err := client.Hello(ctx, "server:80")
 		if err != nil {
 			return false, err
 		}
-		pods, err := e.selected(ctx, e.Namespace, "gateway.networking.k8s.io/gateway-name=waypoint")
+		pods, err := e.selected(ctx, namespace, "gateway.networking.k8s.io/gateway-name=waypoint")
 		if err != nil {
 			return false, err
 		}

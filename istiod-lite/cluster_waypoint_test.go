@@ -173,3 +173,27 @@ spec: {gatewayClassName: theirs, listeners: [{name: http, port: 80, protocol: HT
 		t.Errorf("Accepted=%s was written into a Gateway of somebody else's class", got)
 	}
 }
+
+// A ServiceProfile is read, and answered in its status, by our definition of it.
+func TestServiceProfileIsAnswered(t *testing.T) {
+	w := newWaypoints(t)
+	w.define("serviceprofiles.linkerd.io")
+	w.ask("wp", "")
+	w.Apply(t, strings.ReplaceAll(`
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: OURS, labels: {istio.io/use-waypoint: wp}}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: linkerd.io/v1alpha2
+kind: ServiceProfile
+metadata: {name: orders.OURS.svc.cluster.local, namespace: OURS}
+spec: {routes: [{name: r, condition: {method: GET, pathRegex: /x}, isRetryable: true, timeout: 2s}]}
+`, "OURS", w.namespace))
+	profile := "serviceprofile/orders." + w.namespace + ".svc.cluster.local"
+	w.expect(profile, gatewayConditions, "WaypointAccepted=True Accepted 1;")
+	w.Kubectl(t, "", "-n", w.namespace, "patch", profile, "--type=merge", "-p", `{"spec":{"opaquePorts":["25"]}}`)
+	w.expect(profile, gatewayConditions, "WaypointAccepted=False PartiallyInvalid 2;")
+	w.Kubectl(t, "", "-n", w.namespace, "delete", "service", "orders")
+	w.expect(profile, gatewayConditions, "WaypointAccepted=False AncestorNotBound")
+}

@@ -11,7 +11,9 @@
 //
 // [Env.Load] sends 200 requests per second out of a pod, half of them on new
 // connections, and tries nothing again. [Env.Stream] sends bytes over one connection,
-// and both ends count and sum them.
+// and both ends count and sum them. [Env.Talks] holds gRPC conversations of three
+// seconds, each message of which is answered; what a server has not taken at all gRPC
+// sends again by itself.
 //
 // # What "never outside the mesh" means
 //

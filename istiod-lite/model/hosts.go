@@ -270,7 +270,7 @@ func (m *Model) namespacesFrom(first string) []string {
 // fromVirtualService says what becomes of a VirtualService.
 func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 	result := routes.Virtual(v, 0, m.hostResolver(v.Namespace))
-	var problems []string
+	var problems, notes []string
 	for _, p := range slices.Concat(result.Problems, result.Unresolved) {
 		problems = append(problems, p.String())
 	}
@@ -286,6 +286,9 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 			if first := m.virtualOf(service, full); first != v && first != nil {
 				return fmt.Sprintf("VirtualService %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
 			}
+			if p := m.profileOf(service); p != nil {
+				notes = append(notes, fmt.Sprintf("%s: it comes before ServiceProfile %s/%s", host, p.Namespace, p.Name))
+			}
 			return ""
 		})
 		if why != "" {
@@ -294,7 +297,7 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 			served++
 		}
 	}
-	return []Condition{outcome(served > 0, problems, nil)}
+	return []Condition{outcome(served > 0, problems, notes)}
 }
 
 // fromDestinationRule says what becomes of a DestinationRule.

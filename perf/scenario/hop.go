@@ -127,7 +127,7 @@ func hopMemory(plan report.Plan) scene {
 func buildHops(ctx context.Context, cfg Config, sites map[string]*site, r *report.Report) error {
 	cfg.Progress("building a mesh with waypoints")
 	l, err := lab.Up(ctx, lab.Config{
-		Name: cfg.Name + "-hop", BinDir: cfg.BinDir, App: cfg.App, SecretTTL: 24 * time.Hour, ZtunnelEnv: cfg.OursEnv,
+		Name: cfg.Name + "-hop", BinDir: cfg.BinDir, App: cfg.App, SecretTTL: 24 * time.Hour, PassEnv: raceSettings, ZtunnelEnv: cfg.OursEnv,
 		WaypointEnv: append([]string{"GOMAXPROCS=1"}, cfg.OursEnv...),
 	})
 	if err != nil {

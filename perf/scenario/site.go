@@ -45,6 +45,10 @@ var (
 	across = way{"across", "two nodes", [2]string{"shop", "web"}, [2]string{"shop", "cart"}, []int{1, 2}}
 )
 
+// raceSettings names the settings of programs that were built with the race detector:
+// they end a second late unless told otherwise.
+var raceSettings = []string{"GORACE"}
+
 // startSite builds what a variant needs. Yardsticks that are plain proxies stand in
 // the lab of none, which has been built before.
 func startSite(ctx context.Context, cfg Config, variant string, none *site) (*site, error) {
@@ -55,6 +59,7 @@ func startSite(ctx context.Context, cfg Config, variant string, none *site) (*si
 		Name: cfg.Name + "-" + shortName(variant), BinDir: cfg.BinDir, App: cfg.App,
 		// Nothing is renewed while it is measured.
 		SecretTTL: 24 * time.Hour,
+		PassEnv:   raceSettings,
 	}
 	switch variant {
 	case report.None:

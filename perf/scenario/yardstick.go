@@ -113,7 +113,7 @@ func (v vpn) find(context.Context) (string, error) {
 
 // start builds a lab of its own, because it changes the routes between the nodes.
 func (v vpn) start(ctx context.Context, cfg Config, _ *site) (*site, error) {
-	l, err := lab.Up(ctx, lab.Config{Name: cfg.Name + "-" + shortName(v.name), BinDir: cfg.BinDir, App: cfg.App, NoMesh: true})
+	l, err := lab.Up(ctx, lab.Config{Name: cfg.Name + "-" + shortName(v.name), BinDir: cfg.BinDir, App: cfg.App, NoMesh: true, PassEnv: raceSettings})
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ const (
 	// turnsPerWait: the runtime notes how long one in so many waited for its turn
 	// (gTrackingPeriod in runtime/runtime2.go).
 	turnsPerWait = 8
+	// fullAfter is how many looks in a row must find short pieces to fill the processors
+	// before there are more: what comes in a burst is done in one go.
+	fullAfter = 5
 	// spareAfter is how many looks in a row must find that fewer would do before there
 	// are fewer: load comes in waves, and a change stops the world for a moment.
 	spareAfter = 50
@@ -76,10 +79,13 @@ type work struct {
 // share is how many processors were busy.
 func (w work) share() float64 { return float64(w.used) / float64(w.of) }
 
+// long reports whether somebody who has little to do would wait behind long pieces.
+func (w work) long() bool { return w.used > time.Duration(w.turns)*longPiece }
+
 // enough is how many processors do w without much waiting.
 func (w work) enough() int {
 	full := shortShare
-	if w.used > time.Duration(w.turns)*longPiece {
+	if w.long() {
 		full = longShare
 	}
 	return max(int(math.Ceil(w.share()/full)), 1)
@@ -88,20 +94,28 @@ func (w work) enough() int {
 // processors is how many are in use.
 type processors struct {
 	now, most int
-	spare     int // looks in a row that found fewer enough
+	full      int // looks in a row that found short pieces to need more
+	spare     int // and that found fewer enough
 }
 
 // next decides after w, and reports whether that changes anything.
 func (p *processors) next(w work) (changed bool) {
 	want := min(w.enough(), p.most)
-	if want < p.now {
+	switch {
+	case want > p.now:
+		p.spare = 0
+		if p.full++; p.full < fullAfter && !w.long() {
+			return false
+		}
+	case want < p.now:
+		p.full = 0
 		if p.spare++; p.spare < spareAfter {
 			return false
 		}
 		want = p.now - 1
 	}
 	changed = want != p.now
-	p.now, p.spare = want, 0
+	p.now, p.full, p.spare = want, 0, 0
 	return changed
 }
 

@@ -34,9 +34,18 @@ func TestEnough(t *testing.T) {
 // at a time.
 func TestProcessorsNext(t *testing.T) {
 	p := processors{now: 1, most: 4}
-	busy := work{used: 3 * time.Second, of: time.Second, turns: 1_000_000}
+	busy := work{used: 3 * time.Second, of: time.Second, turns: 10_000}
+	short := work{used: time.Second, of: time.Second, turns: 100_000}
+	for range fullAfter - 1 {
+		if p.next(short) {
+			t.Fatal("more for a burst of short pieces")
+		}
+	}
+	if !p.next(short) || p.now != 2 {
+		t.Fatalf("short pieces for long: %d processors, want 2", p.now)
+	}
 	if !p.next(busy) || p.now != 4 {
-		t.Fatalf("busy: %d processors, want all 4", p.now)
+		t.Fatalf("long pieces: %d processors, want all 4", p.now)
 	}
 	calm := work{of: time.Second}
 	for want := 3; want >= 1; want-- {

@@ -1,0 +1,3 @@
+// Package zdsapi is how the CNI agent hands pods to ztunnel over a unix socket. It is
+// generated from zds.proto; package zds has the framing.
+package zdsapi

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,16 @@ func (a *attacker) begin(n *node) {
 func newSilent(t testing.TB, n *node) *attacker {
 	t.Helper()
 	return newSilentFrom(t, n, net.IPv4(127, 0, 0, 2))
+}
+
+// newKnocking connects TCP and says the first byte of a TLS record.
+func newKnocking(t testing.TB, n *node) *attacker {
+	t.Helper()
+	a := newSilent(t, n)
+	if _, err := a.raw.Write([]byte{22}); err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 // newSilentFrom connects TCP only, from an address of loopback.
@@ -468,9 +479,9 @@ func isTimeout(err error) bool {
 func TestAttackHandshakesInFlight(t *testing.T) {
 	n := newNode(t, nodeConfig{server: ServerConfig{Limits: Limits{Handshakes: 20, HandshakesPerIP: 8}}})
 	for range 50 {
-		newSilent(t, n)
+		newKnocking(t, n)
 	}
-	eventually(t, "silent connections beyond the limit are closed", func() bool { return n.limits.get(LimitHandshakes) >= 42 })
+	eventually(t, "handshakes beyond the limit are ended", func() bool { return n.limits.get(LimitHandshakes) >= 42 })
 	wantEcho(t, n.open("10.0.0.2:80"))
 	n.server.door.mu.Lock()
 	defer n.server.door.mu.Unlock()
@@ -479,12 +490,27 @@ func TestAttackHandshakesInFlight(t *testing.T) {
 	}
 }
 
+// Who says nothing costs the process nothing: the kernel has not handed it over.
+func TestAttackSilentCrowd(t *testing.T) {
+	n := newNode(t, nodeConfig{})
+	wantEcho(t, n.open("10.0.0.2:80")) // it serves
+	for range 200 {
+		newSilent(t, n)
+	}
+	wantEcho(t, n.open("10.0.0.2:80"))
+	n.server.door.mu.Lock()
+	defer n.server.door.mu.Unlock()
+	if v := n.server.door.byIP[netip.MustParseAddr("127.0.0.2")]; v != nil {
+		t.Errorf("%d connections that have said nothing are held", v.conns)
+	}
+}
+
 func TestAttackConnectionsOfOneAddress(t *testing.T) {
 	n := newNode(t, nodeConfig{server: ServerConfig{Limits: Limits{ConnsPerIP: 3}}})
 	for range 3 {
 		newAttacker(t, n).open()
 	}
-	fourth := newSilent(t, n)
+	fourth := newKnocking(t, n)
 	fourth.raw.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := fourth.raw.Read(make([]byte, 1)); isTimeout(err) {
 		t.Error("a fourth connection is open")
@@ -632,7 +658,7 @@ func TestAttackPenalty(t *testing.T) {
 	a.fr.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 4))
 	a.flush()
 	a.wantSentAway(http2.ErrCodeProtocol)
-	again := newSilent(t, n)
+	again := newKnocking(t, n)
 	again.raw.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := again.raw.Read(make([]byte, 1)); isTimeout(err) {
 		t.Error("a second connection is let in at once")
@@ -642,7 +668,7 @@ func TestAttackPenalty(t *testing.T) {
 		t.Error("the limit was not reported")
 	}
 	eventually(t, "the penalty ends", func() bool {
-		c := newSilent(t, n)
+		c := newKnocking(t, n)
 		c.raw.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		_, err := c.raw.Read(make([]byte, 1))
 		return isTimeout(err) // open: the server waits for a handshake

@@ -164,7 +164,8 @@ type Limits struct {
 	ConnsPerIP int
 	// SilentTime is how long a TCP connection may say nothing, HandshakeTime
 	// how long TLS may take from its first byte, PrefaceTime how long the
-	// HTTP/2 preface may take after it. Zero means 5 s, 10 s and 5 s.
+	// HTTP/2 preface may take after it. Zero means 5 s, 10 s and 5 s. A second and
+	// more of silence passes in the kernel first, about as long.
 	SilentTime, HandshakeTime, PrefaceTime time.Duration
 	// Penalty is how long an address is not let in after its connection was ended
 	// for breaking a rule; each further time within a minute doubles it. Zero

@@ -87,6 +87,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stopCut := context.AfterFunc(life, func() { ln.Close() })
 	defer stopCut()
 
+	awaitFirstByte(ln, s.cfg.Limits.SilentTime)
 	err := s.accept(ctx, life, ln)
 	ln.Close()
 	s.door.close()

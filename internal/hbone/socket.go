@@ -72,6 +72,24 @@ func newRecordConn(conn net.Conn, budget *Budget) *recordConn {
 	return r
 }
 
+// awaitFirstByte asks the kernel to keep connections that have said nothing to itself,
+// for whole seconds of about d: who never speaks then costs no goroutine and no
+// descriptor, and who does is served without waiting once more. Where that cannot be
+// had they are accepted at once, and time out here. Source: tcp(7), TCP_DEFER_ACCEPT.
+func awaitFirstByte(ln net.Listener, d time.Duration) {
+	sc, ok := ln.(syscall.Conn)
+	if !ok || d < time.Second {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT, int(d/time.Second))
+	})
+}
+
 // Read gives bytes of at most one TLS record to crypto/tls.
 func (r *recordConn) Read(p []byte) (int, error) {
 	if r.in == nil {

@@ -27,6 +27,9 @@ const (
 	// collected for it, in bytes, and spareShare the part of what is in use.
 	heapSpare  = 2 << 20
 	spareShare = 0.25
+	// settled is after how many looks at an idle process it is collected once in any
+	// case, ten seconds: what lived at the last collection may have died with the load.
+	settled = 20
 )
 
 // GiveBack returns memory to the kernel when the process has become idle, until
@@ -38,26 +41,49 @@ const (
 func GiveBack(ctx context.Context) {
 	program := programPages()
 	var h heap
-	quiet, next := 0, 1 // looks since the last load, and at which to give back
+	var c calm
 	for used := cpuTime(); Sleep(ctx, givebackLook) == nil; {
 		before := used
 		used = cpuTime()
-		if share := idleShare * float64(givebackLook); float64(used-before) > share {
-			quiet, next = 0, 1
+		give, anyway := c.look(float64(used-before) > idleShare*float64(givebackLook))
+		if !give {
 			continue
 		}
-		if quiet++; quiet < next {
-			continue
-		}
-		next = min(2*quiet, quiet+givebackMost) // load seldom ends at once
-		if h.read(); h.worthFreeing() {
+		if h.read(); anyway || h.worthFreeing() {
 			debug.FreeOSMemory()
+		}
+		if anyway {
+			debug.FreeOSMemory() // what pools hold goes at the second time
 		}
 		for _, r := range program {
 			r.giveBack()
 		}
 		used = cpuTime() // what this took is not load
 	}
+}
+
+// calm is how long the process has been idle, in looks. Its zero value has seen load
+// just now.
+type calm struct {
+	quiet int  // since the last load
+	next  int  // at which to give back
+	clean bool // collected since it settled
+}
+
+// look decides after one more look whether to give back, and whether to collect in any
+// case.
+func (c *calm) look(busy bool) (give, anyway bool) {
+	if busy {
+		*c = calm{}
+		return false, false
+	}
+	if c.quiet++; c.quiet < c.next {
+		return false, false
+	}
+	c.next = min(2*c.quiet, c.quiet+givebackMost) // load seldom ends at once
+	anyway = c.quiet >= settled && !c.clean
+	c.clean = c.clean || anyway
+	return true, anyway
 }
 
 // heap is what the runtime says about the heap, in bytes.

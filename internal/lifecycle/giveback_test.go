@@ -52,6 +52,33 @@ func FuzzParsePages(f *testing.F) {
 	})
 }
 
+// Who is idle gives back at once and then more and more rarely, and collects once when
+// ten seconds have passed; load begins all anew.
+func TestCalm(t *testing.T) {
+	var c calm
+	for round := range 2 {
+		var gives, anyway []int
+		for i := 1; i <= 200; i++ {
+			give, collect := c.look(false)
+			if give {
+				gives = append(gives, i)
+			}
+			if collect {
+				anyway = append(anyway, i)
+			}
+		}
+		if want := []int{1, 2, 4, 8, 16, 32, 64, 124, 184}; !slices.Equal(gives, want) {
+			t.Errorf("round %d: gives back at looks %v, want %v", round, gives, want)
+		}
+		if want := []int{32}; !slices.Equal(anyway, want) {
+			t.Errorf("round %d: collects in any case at looks %v, want %v", round, anyway, want)
+		}
+		if give, collect := c.look(true); give || collect {
+			t.Error("gives back under load")
+		}
+	}
+}
+
 // The pages of this program go, and the program goes on.
 func TestGiveBackPages(t *testing.T) {
 	program := programPages()

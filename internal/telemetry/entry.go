@@ -204,10 +204,14 @@ type ring struct {
 	size int
 	all  []Entry
 	next int // where the next entry goes once all is full
+	// texts are those of entries that were made for one connection, each once. A text
+	// of its own for each entry would keep a page of the heap from being given back,
+	// for as long as the ring remembers.
+	texts map[string]string
 }
 
 // newRing makes a ring of up to size entries.
-func newRing(size int) *ring { return &ring{size: size} }
+func newRing(size int) *ring { return &ring{size: size, texts: map[string]string{}} }
 
 // add remembers what fill writes, and forgets the oldest when the ring is full.
 func (r *ring) add(fill func(*Entry)) {
@@ -215,11 +219,34 @@ func (r *ring) add(fill func(*Entry)) {
 	defer r.mu.Unlock()
 	if len(r.all) < r.size {
 		r.all = append(r.all, Entry{})
-		fill(&r.all[len(r.all)-1])
+		r.keep(fill, &r.all[len(r.all)-1])
 		return
 	}
-	fill(&r.all[r.next])
+	r.keep(fill, &r.all[r.next])
 	r.next = (r.next + 1) % r.size
+}
+
+// keep lets fill write e, and shares its texts. The caller holds r.mu.
+func (r *ring) keep(fill func(*Entry), e *Entry) {
+	fill(e)
+	for _, text := range []*string{&e.Conn.Authority, &e.Conn.Policy, &e.Conn.Service.Host, &e.Error, &e.Hint} {
+		*text = r.share(*text)
+	}
+}
+
+// share returns text, or one like it that another entry has. The caller holds r.mu.
+func (r *ring) share(text string) string {
+	if text == "" {
+		return ""
+	}
+	if known, ok := r.texts[text]; ok {
+		return known
+	}
+	if len(r.texts) >= r.size {
+		clear(r.texts) // those of entries that are gone go with it
+	}
+	r.texts[text] = text
+	return text
 }
 
 // entries returns what the ring holds, newest first.

@@ -268,7 +268,7 @@ func givenTraffic(ctx context.Context, e *Env) (string, error) {
 	if err := e.given(ctx, "destination-rule"); err != nil {
 		return "", err
 	}
-	if err := e.said(ctx, "destinationrule", orders, `"status":"True"`, "consecutive5xxErrors"); err != nil {
+	if err := e.said(ctx, "destinationrule", orders, `"status":"True"`, "consecutive5xxErrors", "each instance of a waypoint"); err != nil {
 		return "", err
 	}
 	var evidence []string

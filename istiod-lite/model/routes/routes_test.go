@@ -66,17 +66,19 @@ func TestVirtual(t *testing.T) {
 	}
 }
 
-// An old name is understood and said so; what cannot be done is said.
+// An old name is understood and said so, and what limits mean; what cannot be done is
+// said.
 func TestRule(t *testing.T) {
 	d := Rule(&networking.DestinationRule{Spec: api.DestinationRule{
 		TrafficPolicy: &api.TrafficPolicy{
 			//lint:ignore SA1019 users still write it
 			OutlierDetection: &api.OutlierDetection{ConsecutiveErrors: 7},
 			Tls:              &api.ClientTLSSettings{Mode: api.ClientTLSSettings_SIMPLE},
+			ConnectionPool:   &api.ConnectionPoolSettings{Tcp: &api.ConnectionPoolSettings_TCPSettings{MaxConnections: 5}},
 		},
 		Subsets: []*api.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}}},
 	}})
-	if d.Traffic.Outlier.Consecutive_5Xx != 7 || len(d.Notes) != 1 || !strings.Contains(d.Notes[0].Text, "consecutive5xxErrors") {
+	if d.Traffic.Outlier.Consecutive_5Xx != 7 || len(d.Notes) != 2 || !strings.Contains(d.Notes[0].Text, "consecutive5xxErrors") || !strings.Contains(d.Notes[1].Text, "each instance") {
 		t.Errorf("outlier %v, notes %v", d.Traffic.GetOutlier(), d.Notes)
 	}
 	if len(d.Problems) != 1 || !strings.Contains(d.Problems[0].Path, "tls.mode") {

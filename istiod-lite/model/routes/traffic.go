@@ -73,6 +73,9 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 			Requests: atLeastZero(c.GetHttp().GetHttp2MaxRequests()), Pending: atLeastZero(c.GetHttp().GetHttp1MaxPendingRequests()),
 			RequestsPerConnection: atLeastZero(c.GetHttp().GetMaxRequestsPerConnection()), IdleTimeout: c.GetHttp().GetIdleTimeout(),
 		}
+		if out.Limits.Connections > 0 || out.Limits.Requests > 0 || out.Limits.Pending > 0 {
+			t.notes = append(t.notes, Problem{Path: path + ".connectionPool", Text: "limits are those of each instance of a waypoint"})
+		}
 		out.UpgradeToHttp2 = c.GetHttp().GetH2UpgradePolicy() == api.ConnectionPoolSettings_HTTPSettings_UPGRADE
 		if c.GetHttp().GetMaxRetries() > 0 {
 			t.problem(path+".connectionPool.http.maxRetries", "is not supported: retries have a budget of 20 %% of the requests")

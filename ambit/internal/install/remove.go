@@ -121,9 +121,15 @@ func (i *Installer) checkOptedIn(ctx context.Context) error {
 	}
 	e := &InMeshError{}
 	for _, ns := range namespaces.Items {
+		if ns.DeletionTimestamp != nil {
+			continue // what is in it ends anyway
+		}
 		e.Namespaces = append(e.Namespaces, ns.Name)
 	}
 	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp != nil {
+			continue
+		}
 		e.Pods = append(e.Pods, pod.Namespace+"/"+pod.Name)
 	}
 	standing, err := waypoints.Names(ctx, i.Client, "")

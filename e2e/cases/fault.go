@@ -160,12 +160,9 @@ func ztunnelUpdate(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// A connection that stood is carried by the old ztunnel until its grace has ended;
-	// a new one must not fail.
-	for _, f := range now.Failures {
-		if f.New {
-			return "", fmt.Errorf("%d of %d requests failed; %s", now.Failed, now.Sent, firstFailure(now))
-		}
+	// A connection that stood is carried by the old ztunnel until its grace has ended.
+	if err := newOnesFine(now); err != nil {
+		return "", err
 	}
 	inside, err := g.inside()
 	return fmt.Sprintf("%s; a stream of %d bytes; %s", summary(now), bytes, inside), err

@@ -95,6 +95,7 @@ spec:
       - name: app
         image: %[5]s
         imagePullPolicy: IfNotPresent
+        resources: {requests: {cpu: 25m}} # without any a busy node gives it no turn for seconds
         env: %[6]s
         ports: [{name: http, containerPort: 8080}, {name: echo, containerPort: 7000}]
         %[7]s

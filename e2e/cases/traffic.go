@@ -176,17 +176,34 @@ func (e *Env) Talks(ctx context.Context, from Pod, to string) (*Load, error) {
 // CleanTalks is [Load.Clean] for conversations.
 func (l *Load) CleanTalks() (labapp.Load, error) { return l.clean(talks / 3. / 2) }
 
+// newOnesFine makes sure that no request on a connection of its own has failed.
+func newOnesFine(l labapp.Load) error {
+	if l.Failed > len(l.Failures) {
+		return fmt.Errorf("%d of %d requests failed, too many to tell on what connections; %s", l.Failed, l.Sent, firstFailure(l))
+	}
+	for _, f := range l.Failures {
+		if f.New {
+			return fmt.Errorf("%d of %d requests failed, and not only on connections that stood before: %s", l.Failed, l.Sent, describe(f))
+		}
+	}
+	return nil
+}
+
 // firstFailure describes what went wrong first.
 func firstFailure(l labapp.Load) string {
 	if len(l.Failures) == 0 {
 		return "none failed"
 	}
-	f := l.Failures[0]
+	return "the first " + describe(l.Failures[0])
+}
+
+// describe says when a request failed, on what, and why.
+func describe(f labapp.Failure) string {
 	kind := "kept"
 	if f.New {
 		kind = "new"
 	}
-	return fmt.Sprintf("the first at %s on a %s connection after %v: %s", f.At.Format("15:04:05.000"), kind, f.After.Round(time.Millisecond), f.Error)
+	return fmt.Sprintf("at %s on a %s connection after %v: %s", f.At.Format("15:04:05.000"), kind, f.After.Round(time.Millisecond), f.Error)
 }
 
 // Stream is a connection that carries bytes for long.

@@ -92,6 +92,18 @@ func Build(ctx context.Context, cfg Config) (Programs, error) {
 	return programs, nil
 }
 
+// BuildHelm makes Helm, which no cluster needs and a case does, and returns its path.
+// That takes minutes, once for each version.
+func BuildHelm(ctx context.Context, cfg Config) (string, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return "", err
+	}
+	g := group{name: "helm", module: toolsDir + "/helm", packages: []string{"helm.sh/helm/v4/cmd/helm"}}
+	dir, err := g.build(ctx, cfg)
+	return filepath.Join(dir, "helm"), err
+}
+
 // build makes the group's programs unless they are there.
 func (g group) build(ctx context.Context, cfg Config) (string, error) {
 	dir := filepath.Join(cfg.Cache, g.name)

@@ -85,6 +85,11 @@ func (e *Env) removed(ctx context.Context, remove func(context.Context) error) (
 	if err != nil {
 		return "", err
 	}
+	// By the cluster's own name server, which is asked again when the mesh is gone; it may
+	// be slow to hear of a new service when the API server was away.
+	if err := e.Reachable(ctx, client, "server:80"); err != nil {
+		return "", err
+	}
 	if err := e.Enrol(ctx); err != nil {
 		return "", err
 	}

@@ -34,6 +34,7 @@ rules:
 - {apiGroups: [linkerd.io], resources: [serviceprofiles], verbs: [list, watch]}
 - {apiGroups: [linkerd.io], resources: [serviceprofiles/status], verbs: [patch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
+- {apiGroups: [gateway.networking.x-k8s.io], resources: [xbackendtrafficpolicies], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], resourceNames: [ambit-waypoint, istio-waypoint], verbs: [create, patch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status, gateways/status], verbs: [patch]}
 - {apiGroups: [apps], resources: [deployments], verbs: [get, list, watch, create, patch]}
@@ -43,6 +44,7 @@ rules:
 - {apiGroups: [""], resources: [configmaps], verbs: [get]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 - {apiGroups: [""], resources: [configmaps], resourceNames: [istio-ca-root-cert], verbs: [get, list, watch, create, patch]}
+- {apiGroups: [gateway.networking.x-k8s.io], resources: [xbackendtrafficpolicies/status], verbs: [patch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries/status, workloadentries/status], verbs: [patch]}
 - {apiGroups: [security.istio.io], resources: [authorizationpolicies/status, peerauthentications/status, requestauthentications/status], verbs: [patch]}

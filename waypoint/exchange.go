@@ -36,6 +36,9 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 		retry = f.route.Retry
 	}
 	retry.Begin(f.rec.Start)
+	if f.budget = f.w.budgets.of(f.picture.Service(f.destination().Service)); f.budget != nil {
+		f.budget.Request(f.rec.Start)
+	}
 	f.sendTrace()
 	f.pump = newPump(f.req.Body, retry != nil || len(f.pass.Mirrors) > 0)
 	if f.pump != nil {
@@ -48,6 +51,7 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 	for try := 1; ; try++ {
 		up, resp, err := f.try(ctx, e)
 		again := f.again(ctx, retry, try, resp, err)
+		over := again && f.budget != nil && !f.budget.Retry(time.Now())
 		if !again && err == nil {
 			if len(f.pass.Mirrors) == 0 {
 				f.pump.forget()
@@ -55,6 +59,9 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 			return f.finish(ctx, e, up, resp)
 		}
 		f.giveUp(e, up, resp)
+		if over {
+			return f.answer(overBudget())
+		}
 		if !again {
 			return f.answer(f.explain(ctx, err))
 		}
@@ -76,6 +83,12 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 		}
 		return f.answer(f.explain(ctx, err))
 	}
+}
+
+// overBudget is the answer to a request that would be tried again, and may not. Source:
+// Gateway API, BackendTrafficPolicySpec.
+func overBudget() *filter.Answer {
+	return &filter.Answer{Status: 503, Body: "retry budget is used up", Flag: "URX", Details: "the retry budget of the service is used up"}
 }
 
 // wait waits, and returns false when ctx ended first.
@@ -120,7 +133,7 @@ func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *mess
 			return false
 		}
 	}
-	if !r.Allowed(time.Now()) {
+	if f.budget == nil && !r.Allowed(time.Now()) {
 		f.rec.Flags, f.rec.Details = "URX", "retry budget is used up"
 		return false
 	}

@@ -1,7 +1,6 @@
 package waypoint
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -26,7 +25,9 @@ type flight struct {
 	c   *caller
 	x   entry.Exchange
 	req *message.Request
-	rec *report.Record
+	// budget bounds the retries to the service that the request goes to; often nil.
+	budget *filter.Budget
+	rec    *report.Record
 
 	// asked is the request as policies see it: as the client sent it, with what
 	// providers have changed. Filters change req. Its fields are replaced, never
@@ -192,10 +193,8 @@ func (f *flight) pickOne() (*upstream.Endpoint, error) {
 	if t.uid != "" {
 		return f.w.upstreams.Direct(t.uid, netip.AddrPortFrom(t.near, t.port))
 	}
-	want := upstream.Want{Key: upstream.Key{Service: t.key, Port: t.port}, Near: t.near, Tried: f.tried}
-	if f.backend != nil {
-		want.Key = upstream.Key{Service: f.backend.Service, Port: cmp.Or(f.backend.Port, t.port), Subset: f.backend.Subset}
-	}
+	want := upstream.Want{Key: f.destination(), Near: t.near, Tried: f.tried}
+	f.recall(want.Key)
 	want.Hash, want.HasHash = f.hash(want.Key)
 	want.Pin = f.pin.Endpoint
 	return f.w.upstreams.Pick(want)

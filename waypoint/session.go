@@ -30,15 +30,49 @@ func (f *flight) pinOf(b *config.Backend) uint32 {
 	return uint32(upstream.HashText(key.String()))
 }
 
+// destination is where the request goes: the backend of its route, or the service that
+// was asked for.
+func (f *flight) destination() upstream.Key {
+	t := f.c.target
+	if f.backend == nil {
+		return upstream.Key{Service: t.key, Port: t.port}
+	}
+	return upstream.Key{Service: f.backend.Service, Port: cmp.Or(f.backend.Port, t.port), Subset: f.backend.Subset}
+}
+
+// session is how the request stays at an endpoint: as its route says, else as the
+// service says to which it goes. nil: not at all.
+func (f *flight) session(to upstream.Key) *filter.Session {
+	if f.route != nil && f.route.Session != nil {
+		return f.route.Session
+	}
+	if svc := f.picture.Service(to.Service); svc != nil {
+		return svc.Session
+	}
+	return nil
+}
+
+// recall finds the endpoint that a session of a service is at.
+func (f *flight) recall(to upstream.Key) {
+	if f.route != nil && f.route.Session != nil || f.req == nil || f.pin.Endpoint != 0 {
+		return // it was found with the backend, or none counts
+	}
+	if pin, found := f.session(to).Read(f.req, f.rec.Start); found && pin.Backend == uint32(upstream.HashText(to.String())) {
+		f.pin = pin
+	}
+}
+
 // keepSession has the answer of an endpoint carry what brings the next request to
 // it, unless the client carries that already.
 func (f *flight) keepSession(e *upstream.Endpoint, fields *message.Fields) {
-	if f.route == nil || f.route.Session == nil || f.backend == nil {
+	to := f.destination()
+	session := f.session(to)
+	if session == nil || f.c.target.uid != "" {
 		return
 	}
-	now := filter.Pin{Backend: f.pinOf(f.backend), Endpoint: upstream.HashText(e.Workload.UID), Since: f.rec.Start.Unix()}
+	now := filter.Pin{Backend: uint32(upstream.HashText(to.String())), Endpoint: upstream.HashText(e.Workload.UID), Since: f.rec.Start.Unix()}
 	if f.pin.Backend == now.Backend && f.pin.Endpoint == now.Endpoint {
 		return
 	}
-	f.route.Session.Write(fields, now, f.rec.Start)
+	session.Write(fields, now, f.rec.Start)
 }

@@ -66,6 +66,7 @@ type Waypoint struct {
 
 	farewell  entry.Farewell
 	live      live
+	budgets   budgets
 	mirrors   lifecycle.Group
 	mirroring atomic.Int64
 	copies    context.Context // of copies of requests; set by Run
@@ -120,6 +121,7 @@ func (w *Waypoint) wire(deps Deps) (err error) {
 	w.state = workload.NewStore(workload.Config{Network: n.Network, ClusterID: n.ClusterID, TrustDomain: n.TrustDomain, ClusterDomain: n.ClusterDomain})
 	w.routes = config.NewStore(config.Name(w.cfg.Gateway))
 	w.routes.OnChange(w.live.review)
+	w.routes.OnChange(w.budgets.keep)
 	if err := w.wireControlPlane(deps); err != nil {
 		return err
 	}

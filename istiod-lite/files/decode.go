@@ -14,6 +14,7 @@ import (
 	discoveryapi "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/ambit-mesh/ambit/internal/yamldir"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
@@ -47,6 +48,7 @@ var formats = map[model.Kind]format{
 	model.KindGRPCRoute:             {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.GRPCRoute]},
 	model.KindTLSRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha3", "v1alpha2"}, plain[gateway.TLSRoute]},
 	model.KindTCPRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.TCPRoute]},
+	model.KindBackendPolicy:         {"gateway.networking.x-k8s.io", []string{"v1alpha1"}, plain[experimental.XBackendTrafficPolicy]},
 	model.KindReferenceGrant:        {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.ReferenceGrant]},
 	model.KindVirtualService:        {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, virtualService},
 	model.KindDestinationRule:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, destinationRule},

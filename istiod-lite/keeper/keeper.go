@@ -280,7 +280,7 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 			return err
 		}
 		return k.keepConditions(ctx, key)
-	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
+	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindBackendPolicy:
 		return k.keepParents(ctx, key)
 	}
 	if slices.Contains(spokenAbout, key.Kind) {
@@ -293,7 +293,7 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 // else that is ours.
 var spokenAbout = []model.Kind{
 	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
-	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute,
+	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindBackendPolicy,
 	model.KindVirtualService, model.KindDestinationRule, model.KindServiceProfile,
 }
 

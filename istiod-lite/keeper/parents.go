@@ -7,6 +7,7 @@ import (
 	"time"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/kube"
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
@@ -24,8 +25,24 @@ func routeStatus(o model.Object) (parents []gateway.ParentReference, status []ga
 		return o.Spec.ParentRefs, o.Status.Parents, true
 	case *gateway.TCPRoute:
 		return o.Spec.ParentRefs, o.Status.Parents, true
+	case *experimental.XBackendTrafficPolicy:
+		parents, status := ancestorsOf(o)
+		return parents, status, true
 	}
 	return nil, nil, false
+}
+
+// ancestorsOf are the targets of a policy and what is said about them, as if it were a
+// route and they its parents.
+func ancestorsOf(p *experimental.XBackendTrafficPolicy) (parents []gateway.ParentReference, status []gateway.RouteParentStatus) {
+	for _, t := range p.Spec.TargetRefs {
+		namespace := gateway.Namespace(p.Namespace)
+		parents = append(parents, gateway.ParentReference{Group: &t.Group, Kind: &t.Kind, Namespace: &namespace, Name: t.Name})
+	}
+	for _, a := range p.Status.Ancestors {
+		status = append(status, gateway.RouteParentStatus{ParentRef: a.AncestorRef, ControllerName: a.ControllerName, Conditions: a.Conditions})
+	}
+	return parents, status
 }
 
 // keepParents makes the status of a route say what becomes of it at each parent
@@ -45,11 +62,16 @@ func (k *Keeper) keepParents(ctx context.Context, key model.Key) error {
 	if !differs {
 		return nil
 	}
-	content := []any{}
+	field, content := "parents", []any{}
 	for _, p := range next {
-		content = append(content, p)
+		if key.Kind == model.KindBackendPolicy {
+			field = "ancestors"
+			content = append(content, gateway.PolicyAncestorStatus{AncestorRef: p.ParentRef, ControllerName: p.ControllerName, Conditions: p.Conditions})
+		} else {
+			content = append(content, p)
+		}
 	}
-	if err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{"parents": content}}); err != nil {
+	if err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{field: content}}); err != nil {
 		return errorOf("status", key, err)
 	}
 	k.wrote(key)

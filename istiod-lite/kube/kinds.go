@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/ambit-mesh/ambit/istiod-lite/model"
 )
@@ -82,6 +83,7 @@ func kinds() []*kind {
 		custom[gateway.GRPCRoute, gateway.GRPCRouteList](model.KindGRPCRoute, "gateway.networking.k8s.io", []string{"v1"}, "grpcroutes"),
 		custom[gateway.TLSRoute, gateway.TLSRouteList](model.KindTLSRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha3"}, "tlsroutes"),
 		custom[gateway.TCPRoute, gateway.TCPRouteList](model.KindTCPRoute, "gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, "tcproutes"),
+		custom[experimental.XBackendTrafficPolicy, experimental.XBackendTrafficPolicyList](model.KindBackendPolicy, "gateway.networking.x-k8s.io", []string{"v1alpha1"}, "xbackendtrafficpolicies"),
 		custom[gateway.ReferenceGrant, gateway.ReferenceGrantList](model.KindReferenceGrant, "gateway.networking.k8s.io", gatewayVersions(), "referencegrants"),
 		custom[model.ServiceProfile, model.ServiceProfileList](model.KindServiceProfile, "linkerd.io", []string{"v1alpha2"}, "serviceprofiles"),
 	}

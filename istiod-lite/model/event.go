@@ -43,6 +43,8 @@ const (
 	KindVirtualService  Kind = "VirtualService"
 	KindDestinationRule Kind = "DestinationRule"
 	KindServiceProfile  Kind = "ServiceProfile"
+	// KindBackendPolicy says how the backends of routes are treated.
+	KindBackendPolicy Kind = "XBackendTrafficPolicy"
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.

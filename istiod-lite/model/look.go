@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryapi "k8s.io/api/discovery/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 )
 
 // shelf holds the objects of one kind in one namespace.
@@ -56,6 +57,8 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[networking.ServiceEntry, *networking.ServiceEntry](s.serviceEntries)
 	case KindGateway:
 		return shelfOf[gateway.Gateway, *gateway.Gateway](s.gateways)
+	case KindBackendPolicy:
+		return shelfOf[experimental.XBackendTrafficPolicy, *experimental.XBackendTrafficPolicy](s.backends)
 	case KindHTTPRoute:
 		return shelfOf[gateway.HTTPRoute, *gateway.HTTPRoute](s.httpRoutes)
 	case KindGRPCRoute:

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryapi "k8s.io/api/discovery/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 )
 
 // Config is what the translation depends on beside objects. The zero Config is
@@ -82,6 +83,7 @@ type space struct {
 	virtuals       map[string]*networking.VirtualService
 	rules          map[string]*networking.DestinationRule
 	profiles       map[string]*ServiceProfile
+	backends       map[string]*experimental.XBackendTrafficPolicy
 
 	podSlices map[string]map[string]bool // names of slices that refer to a pod
 }
@@ -180,14 +182,8 @@ func (m *Model) apply(e Event, d dirty) {
 		replace(s.gateways, e)
 		d.add(e.Key)
 		m.dependOnGateway(e.Key, d)
-	case KindHTTPRoute:
-		m.changeRoute(e, func() { replace(s.httpRoutes, e) }, d)
-	case KindGRPCRoute:
-		m.changeRoute(e, func() { replace(s.grpcRoutes, e) }, d)
-	case KindTLSRoute:
-		m.changeRoute(e, func() { replace(s.tlsRoutes, e) }, d)
-	case KindTCPRoute:
-		m.changeRoute(e, func() { replace(s.tcpRoutes, e) }, d)
+	case KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute:
+		m.changeRoute(s, e, d)
 	case KindReferenceGrant:
 		replace(s.grants, e)
 		d.add(Key{Kind: kindGrants, Name: e.Key.Namespace})
@@ -200,6 +196,9 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindServiceProfile:
 		old, now := replace(s.profiles, e)
 		m.attachTo(e.Key, m.profileTargets(old), m.profileTargets(now), d)
+	case KindBackendPolicy:
+		old, now := replace(s.backends, e)
+		m.attachTo(e.Key, m.backendTargets(old), m.backendTargets(now), d)
 	}
 }
 
@@ -243,6 +242,7 @@ func (m *Model) space(namespace string) *space {
 			virtuals:       map[string]*networking.VirtualService{},
 			rules:          map[string]*networking.DestinationRule{},
 			profiles:       map[string]*ServiceProfile{},
+			backends:       map[string]*experimental.XBackendTrafficPolicy{},
 			podSlices:      map[string]map[string]bool{},
 		}
 		m.spaces[namespace] = s
@@ -350,20 +350,34 @@ func (m *Model) derive(key Key) ([]*Resource, []Condition) {
 		if r, ok := m.route(key); ok {
 			return nil, m.fromRoute(r)
 		}
+	default:
+		return nil, m.fromTraffic(s, key)
+	}
+	return nil, nil
+}
+
+// fromTraffic is what the author of an object should know that says how requests to
+// services are treated, and of which nothing else comes.
+func (m *Model) fromTraffic(s *space, key Key) []Condition {
+	switch key.Kind {
 	case KindVirtualService:
 		if v := s.virtuals[key.Name]; v != nil {
-			return nil, m.fromVirtualService(v)
+			return m.fromVirtualService(v)
 		}
 	case KindDestinationRule:
 		if r := s.rules[key.Name]; r != nil {
-			return nil, m.fromDestinationRule(r)
+			return m.fromDestinationRule(r)
 		}
 	case KindServiceProfile:
 		if p := s.profiles[key.Name]; p != nil {
-			return nil, m.fromServiceProfile(p)
+			return m.fromServiceProfile(p)
+		}
+	case KindBackendPolicy:
+		if p := s.backends[key.Name]; p != nil {
+			return m.fromBackendPolicy(p)
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // change compares what stood under a name with what stands now.

@@ -44,6 +44,10 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 	for _, p := range ports {
 		s.Ports = append(s.Ports, &waypointapi.Port{Number: p.number, Protocol: p.app})
 	}
+	if p := m.backendPolicyOf(key); p != nil {
+		b := routes.BackendPolicy(p)
+		s.RetryBudget, s.Session = b.RetryBudget, b.Session
+	}
 	if rule := m.ruleOf(key, host); rule != nil {
 		d := routes.Rule(rule)
 		s.Traffic, s.Subsets = d.Traffic, d.Subsets

@@ -95,9 +95,18 @@ func routeOf[T any](key Key, object *T) (r route, ok bool) {
 }
 
 // changeRoute takes in that a route came, changed or went.
-func (m *Model) changeRoute(e Event, replace func(), d dirty) {
+func (m *Model) changeRoute(s *space, e Event, d dirty) {
 	old, _ := m.route(e.Key)
-	replace()
+	switch e.Key.Kind {
+	case KindHTTPRoute:
+		replace(s.httpRoutes, e)
+	case KindGRPCRoute:
+		replace(s.grpcRoutes, e)
+	case KindTLSRoute:
+		replace(s.tlsRoutes, e)
+	case KindTCPRoute:
+		replace(s.tcpRoutes, e)
+	}
 	now, _ := m.route(e.Key)
 	m.attachTo(e.Key, old.targets(), now.targets(), d)
 }

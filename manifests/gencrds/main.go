@@ -50,6 +50,10 @@ func sources() []source {
 			module: "github.com/ambit-mesh/ambit", files: "manifests/definitions/*.yaml",
 			names: []string{"serviceprofiles.linkerd.io"},
 		},
+		{
+			module: "sigs.k8s.io/gateway-api", files: "config/crd/experimental/gateway.networking.x-k8s.io_*.yaml",
+			names: []string{"xbackendtrafficpolicies.gateway.networking.x-k8s.io"},
+		},
 	}
 }
 

@@ -26,6 +26,11 @@ type Service struct {
 
 	ruleNames string // of both
 
+	// Budget bounds the retries to its endpoints; nil: only that of each route does.
+	Budget *filter.BudgetConfig
+	// Session is that of requests whose route has none; often nil.
+	Session *filter.Session
+
 	ports   map[uint16]port
 	tables  []*table
 	streams []*streams
@@ -104,6 +109,18 @@ func compileService(m *waypointapi.Service, own Name) (*Service, error) {
 		s.Policies, s.Authentications, s.TellClient = c.GetPolicies(), c.GetAuthentications(), c.GetTellClient()
 	}
 	s.ruleNames = joinNames(s.Policies, s.Authentications)
+	if b := m.GetRetryBudget(); b != nil {
+		s.Budget = &filter.BudgetConfig{
+			Percent: int(b.GetPercent()), Interval: b.GetInterval().AsDuration(), MinCount: int(b.GetMinCount()), MinInterval: b.GetMinInterval().AsDuration(),
+		}
+		if s.Budget.Percent > 100 || s.Budget.Interval <= 0 || s.Budget.MinInterval <= 0 {
+			return nil, fmt.Errorf("retry budget %+v", *s.Budget)
+		}
+	}
+	var err error
+	if s.Session, err = filter.CompileSession(m.GetSession()); err != nil {
+		return nil, err
+	}
 	for _, p := range m.GetPorts() {
 		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
 			return nil, fmt.Errorf("port %d", p.GetNumber())

@@ -138,28 +138,6 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// Retries stay a share of requests.
-func TestRetryBudget(t *testing.T) {
-	b := NewBudget(20, 1)
-	now := time.Unix(1000, 0)
-	for range 100 {
-		b.request(now)
-	}
-	n := 0
-	for b.retry(now) {
-		n++
-	}
-	if n != 30 { // 20 % of 100, and one a second for ten seconds
-		t.Errorf("%d retries, want 30", n)
-	}
-	if b.retry(now.Add(5 * time.Second)) {
-		t.Error("the budget is forgotten too soon")
-	}
-	if !b.retry(now.Add(11 * time.Second)) {
-		t.Error("the budget does not come back")
-	}
-}
-
 func TestFiltersThatAreNoneAreErrors(t *testing.T) {
 	for name, f := range map[string]*waypointapi.Filter{
 		"nothing":           {},

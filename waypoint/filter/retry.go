@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
@@ -30,7 +29,7 @@ const (
 	defaultPercent    = 20
 	defaultPerSecond  = 10
 	maxAttempts       = 20
-	budgetSeconds     = 10
+	budgetTime        = 10 * time.Second
 	maxBackoffFactors = 6
 )
 
@@ -45,7 +44,10 @@ func CompileRetry(r *waypointapi.Retry) (*Retry, error) {
 	out := &Retry{
 		Attempts: int(r.GetAttempts()), Backoff: r.GetBackoff().AsDuration(),
 		connect: r.GetConnectFailure(), reset: r.GetReset_(), serverError: r.GetServerError(), gatewayError: r.GetGatewayError(),
-		budget: NewBudget(int(cmp.Or(r.GetBudgetPercent(), defaultPercent)), int(cmp.Or(r.GetBudgetPerSecond(), defaultPerSecond))),
+		budget: NewBudget(BudgetConfig{
+			Percent: int(cmp.Or(r.GetBudgetPercent(), defaultPercent)), Interval: budgetTime,
+			MinCount: int(cmp.Or(r.GetBudgetPerSecond(), defaultPerSecond)), MinInterval: time.Second,
+		}),
 	}
 	if out.Backoff <= 0 {
 		out.Backoff = defaultBackoff
@@ -93,79 +95,23 @@ func (r *Retry) AfterAnswer(resp *message.Response) bool {
 	return r.serverError && resp.Status >= 500 || r.gatewayError && resp.Status >= 502 && resp.Status <= 504 || slices.Contains(r.statuses, resp.Status)
 }
 
-// Wait is how long to wait before a try; the first after the original is 1. Half
-// of it is by chance.
+// Wait is how long to wait before a try; the first after the original is 1. It is what
+// the users say at least, and up to half more by chance. Source: Gateway API,
+// HTTPRouteRetry.
 func (r *Retry) Wait(try int, random func(n uint32) uint32) time.Duration {
 	if r == nil {
 		return 0
 	}
 	d := r.Backoff << min(try-1, maxBackoffFactors)
-	return d/2 + time.Duration(random(uint32(min(int64(d/2)+1, 1<<31))))
+	return d + time.Duration(random(uint32(min(int64(d/2)+1, 1<<31))))
 }
 
 // Begin counts a request against which retries are measured.
 func (r *Retry) Begin(now time.Time) {
 	if r != nil {
-		r.budget.request(now)
+		r.budget.Request(now)
 	}
 }
 
 // Allowed spends one retry of the budget.
-func (r *Retry) Allowed(now time.Time) bool { return r.budget.retry(now) }
-
-// Budget bounds retries to a share of requests, so that they do not make a bad
-// time worse.
-type Budget struct {
-	percent, perSecond int
-
-	mu      sync.Mutex
-	seconds [budgetSeconds]counts
-}
-
-// counts are those of one second.
-type counts struct {
-	second            int64
-	requests, retries int
-}
-
-// NewBudget allows so many retries per hundred requests, and so many a second in
-// any case, measured over ten seconds.
-func NewBudget(percent, perSecond int) *Budget {
-	return &Budget{percent: percent, perSecond: perSecond}
-}
-
-// at is the counts of now. The caller holds mu.
-func (b *Budget) at(now time.Time) *counts {
-	s := now.Unix()
-	c := &b.seconds[s%budgetSeconds]
-	if c.second != s {
-		*c = counts{second: s}
-	}
-	return c
-}
-
-// request counts one.
-func (b *Budget) request(now time.Time) {
-	b.mu.Lock()
-	b.at(now).requests++
-	b.mu.Unlock()
-}
-
-// retry counts one if it is within the budget.
-func (b *Budget) retry(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c := b.at(now)
-	requests, retries := 0, 0
-	for _, other := range b.seconds {
-		if c.second-other.second < budgetSeconds {
-			requests += other.requests
-			retries += other.retries
-		}
-	}
-	if retries >= requests*b.percent/100+b.perSecond*budgetSeconds {
-		return false
-	}
-	c.retries++
-	return true
-}
+func (r *Retry) Allowed(now time.Time) bool { return r.budget.Retry(now) }

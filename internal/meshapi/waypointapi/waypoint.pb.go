@@ -160,7 +160,11 @@ type Service struct {
 	// The application is told who calls, in x-forwarded-client-cert.
 	TellClient bool `protobuf:"varint,11,opt,name=tell_client,json=tellClient,proto3" json:"tell_client,omitempty"`
 	// A second waypoint that has a share of the connections.
-	Canary        *Canary `protobuf:"bytes,12,opt,name=canary,proto3" json:"canary,omitempty"`
+	Canary *Canary `protobuf:"bytes,12,opt,name=canary,proto3" json:"canary,omitempty"`
+	// Bounds the retries to its endpoints, whichever route they are of.
+	RetryBudget *RetryBudget `protobuf:"bytes,13,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
+	// Of requests to its endpoints whose route has none.
+	Session       *Session `protobuf:"bytes,14,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +279,20 @@ func (x *Service) GetTellClient() bool {
 func (x *Service) GetCanary() *Canary {
 	if x != nil {
 		return x.Canary
+	}
+	return nil
+}
+
+func (x *Service) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
+func (x *Service) GetSession() *Session {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -2410,12 +2428,8 @@ type Traffic struct {
 	Limits   *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Version of HTTP towards endpoints, whatever the client speaks.
 	UpgradeToHttp2 bool `protobuf:"varint,4,opt,name=upgrade_to_http2,json=upgradeToHttp2,proto3" json:"upgrade_to_http2,omitempty"`
-	// In place of those of each route's retries.
-	RetryBudget *RetryBudget `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
-	// Of requests whose route has none.
-	Session       *Session `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Traffic) Reset() {
@@ -2474,20 +2488,6 @@ func (x *Traffic) GetUpgradeToHttp2() bool {
 		return x.UpgradeToHttp2
 	}
 	return false
-}
-
-func (x *Traffic) GetRetryBudget() *RetryBudget {
-	if x != nil {
-		return x.RetryBudget
-	}
-	return nil
-}
-
-func (x *Traffic) GetSession() *Session {
-	if x != nil {
-		return x.Session
-	}
-	return nil
 }
 
 // RetryBudget bounds the retries of all requests to a service.
@@ -3683,7 +3683,7 @@ var File_internal_meshapi_waypointapi_waypoint_proto protoreflect.FileDescriptor
 
 const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\n" +
-	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\xa3\x04\n" +
+	"+internal/meshapi/waypointapi/waypoint.proto\x12\x11ambit.waypoint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a0internal/meshapi/securityapi/authorization.proto\x1a+internal/meshapi/workloadapi/workload.proto\"\x9c\x05\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x129\n" +
@@ -3698,7 +3698,9 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	" \x03(\tR\x0fauthentications\x12\x1f\n" +
 	"\vtell_client\x18\v \x01(\bR\n" +
 	"tellClient\x121\n" +
-	"\x06canary\x18\f \x01(\v2\x19.ambit.waypoint.v1.CanaryR\x06canary\"\xaa\x01\n" +
+	"\x06canary\x18\f \x01(\v2\x19.ambit.waypoint.v1.CanaryR\x06canary\x12A\n" +
+	"\fretry_budget\x18\r \x01(\v2\x1e.ambit.waypoint.v1.RetryBudgetR\vretryBudget\x124\n" +
+	"\asession\x18\x0e \x01(\v2\x1a.ambit.waypoint.v1.SessionR\asession\"\xaa\x01\n" +
 	"\x06Canary\x129\n" +
 	"\bwaypoint\x18\x01 \x01(\v2\x1d.ambit.waypoint.v1.ObjectNameR\bwaypoint\x12\x1a\n" +
 	"\bpolicies\x18\x02 \x03(\tR\bpolicies\x12(\n" +
@@ -3858,14 +3860,12 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\abackoff\x18\b \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12%\n" +
 	"\x0ebudget_percent\x18\t \x01(\rR\rbudgetPercent\x12*\n" +
 	"\x11budget_per_second\x18\n" +
-	" \x01(\rR\x0fbudgetPerSecond\"\xce\x02\n" +
+	" \x01(\rR\x0fbudgetPerSecond\"\xd5\x01\n" +
 	"\aTraffic\x127\n" +
 	"\bbalancer\x18\x01 \x01(\v2\x1b.ambit.waypoint.v1.BalancerR\bbalancer\x124\n" +
 	"\aoutlier\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.OutlierR\aoutlier\x121\n" +
 	"\x06limits\x18\x03 \x01(\v2\x19.ambit.waypoint.v1.LimitsR\x06limits\x12(\n" +
-	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\x12A\n" +
-	"\fretry_budget\x18\x05 \x01(\v2\x1e.ambit.waypoint.v1.RetryBudgetR\vretryBudget\x124\n" +
-	"\asession\x18\x06 \x01(\v2\x1a.ambit.waypoint.v1.SessionR\asession\"\xb9\x01\n" +
+	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\"\xb9\x01\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
@@ -4057,54 +4057,54 @@ var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
 	36, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
 	4,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
 	3,  // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
-	6,  // 7: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	5,  // 8: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	15, // 9: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	47, // 10: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	29, // 11: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	9,  // 12: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	11, // 13: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	16, // 14: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	15, // 15: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	48, // 16: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	48, // 17: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	28, // 18: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	10, // 19: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	48, // 20: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	12, // 21: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	13, // 22: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 23: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	14, // 24: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	13, // 25: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 26: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 27: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	16, // 28: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	17, // 29: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	17, // 30: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	21, // 31: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	22, // 32: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	23, // 33: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	24, // 34: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	25, // 35: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	26, // 36: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	27, // 37: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	18, // 38: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	18, // 39: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	20, // 40: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	19, // 41: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	19, // 42: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	15, // 43: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	13, // 44: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	48, // 45: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	48, // 46: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	49, // 47: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	48, // 48: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	48, // 49: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	31, // 50: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	34, // 51: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	35, // 52: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	30, // 53: ambit.waypoint.v1.Traffic.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
-	10, // 54: ambit.waypoint.v1.Traffic.session:type_name -> ambit.waypoint.v1.Session
+	30, // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	10, // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
+	6,  // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	5,  // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	15, // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	47, // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	29, // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	9,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	11, // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	16, // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	15, // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	48, // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	48, // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	28, // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	10, // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	48, // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	12, // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	13, // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	14, // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	13, // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	13, // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	16, // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	17, // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	17, // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	21, // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	22, // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	23, // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	24, // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	25, // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	26, // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	27, // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	18, // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	18, // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	20, // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	19, // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	19, // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	15, // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	13, // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	48, // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	48, // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	49, // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	48, // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	48, // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	31, // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	34, // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	35, // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
 	48, // 55: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
 	48, // 56: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
 	1,  // 57: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind

@@ -286,10 +286,22 @@ func (c *converter) retry(path string, r *gateway.HTTPRouteRetry) *waypointapi.R
 	}
 	out := &waypointapi.Retry{Attempts: 1, ConnectFailure: true, Reset_: true, Backoff: c.duration(path+".backoff", r.Backoff)}
 	if r.Attempts != nil {
-		out.Attempts = uint32(max(0, *r.Attempts))
+		out.Attempts = c.attempts(path+".attempts", *r.Attempts)
 	}
 	for _, code := range r.Codes {
 		out.Statuses = append(out.Statuses, uint32(code))
 	}
 	return out
+}
+
+// mostAttempts is how often waypoints try again at most: their own bound.
+const mostAttempts = 20
+
+// attempts reads how often a request is tried again. More than waypoints do is cut.
+func (c *converter) attempts(path string, n int) uint32 {
+	if n > mostAttempts {
+		c.Notes = append(c.Notes, Problem{Path: path, Text: fmt.Sprintf("%d are asked for, %d are made at most", n, mostAttempts)})
+		return mostAttempts
+	}
+	return uint32(max(0, n))
 }

@@ -380,7 +380,7 @@ func (c *converter) virtualRetry(path string, r *api.HTTPRetry) (*waypointapi.Re
 	if r == nil || r.GetAttempts() <= 0 {
 		return nil, nil
 	}
-	out := &waypointapi.Retry{Attempts: uint32(r.GetAttempts()), Backoff: r.GetBackoff()}
+	out := &waypointapi.Retry{Attempts: c.attempts(path+".attempts", int(r.GetAttempts())), Backoff: r.GetBackoff()}
 	for word := range strings.SplitSeq(cmp.Or(r.GetRetryOn(), "connect-failure,refused-stream,unavailable,cancelled,503"), ",") {
 		c.retryOn(path, strings.ToLower(strings.TrimSpace(word)), out)
 	}

@@ -30,6 +30,8 @@ func (m *Model) attachTo(key Key, old, now []Key, d dirty) {
 // markTarget marks what is derived of what is attached to a target.
 func (m *Model) markTarget(target Key, d dirty) {
 	switch target.Kind {
+	case KindVirtualService:
+		d.add(target)
 	case KindGateway:
 		m.dependOnGateway(target, d)
 	case KindGatewayClass:
@@ -97,7 +99,15 @@ func (m *Model) spread(d dirty) {
 			}
 		}
 	}
-	for _, on := range more {
+	for i := 0; i < len(more); i++ {
+		on := more[i]
+		if on.Kind == KindVirtualService { // those that leave requests to it
+			for root := range m.attached[on] {
+				if !slices.Contains(more, root) {
+					more = append(more, root)
+				}
+			}
+		}
 		d.add(on)
 		for _, target := range m.targetsOf(on) {
 			m.markTarget(target, d)

@@ -58,6 +58,9 @@ func (m *Model) virtualTargets(v *networking.VirtualService) []Key {
 		all = append(all, m.hostTarget(v.Namespace, host))
 	}
 	for _, r := range v.Spec.GetHttp() {
+		if d := r.GetDelegate(); d != nil {
+			all = append(all, Key{KindVirtualService, cmp.Or(d.GetNamespace(), v.Namespace), d.GetName()})
+		}
 		for _, d := range r.GetRoute() {
 			all = append(all, m.hostTarget(v.Namespace, d.GetDestination().GetHost()))
 		}
@@ -199,19 +202,20 @@ func (m *Model) profileOf(service Key) *ServiceProfile {
 // ports that do not carry HTTP.
 func (m *Model) virtualTables(v *networking.VirtualService, ports []servicePort) (tables []*waypointapi.RouteTable, streams []*waypointapi.StreamTable) {
 	resolve := m.hostResolver(v.Namespace)
+	http := routes.Expand(v, resolve, m.delegatesOf(v))
 	bytes := len(v.Spec.GetTcp())+len(v.Spec.GetTls()) > 0
-	if !bytes && !routes.NamesPorts(v) {
-		if len(v.Spec.GetHttp()) == 0 {
+	if !bytes && !http.NamesPorts() {
+		if http.Empty() {
 			return nil, nil
 		}
-		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, 0, resolve).Routes}}, nil
+		return []*waypointapi.RouteTable{{InOrder: true, Routes: routes.Virtual(v, http, 0, resolve).Routes}}, nil
 	}
 	for _, p := range ports {
-		result := routes.Virtual(v, p.number, resolve)
+		result := routes.Virtual(v, http, p.number, resolve)
 		switch {
 		case len(result.Streams) > 0 && !carriesHTTP(p.app):
 			streams = append(streams, &waypointapi.StreamTable{Ports: []uint32{p.number}, Routes: result.Streams})
-		case len(v.Spec.GetHttp()) > 0:
+		case !http.Empty():
 			tables = append(tables, &waypointapi.RouteTable{InOrder: true, Ports: []uint32{p.number}, Routes: result.Routes})
 		}
 	}
@@ -269,7 +273,8 @@ func (m *Model) namespacesFrom(first string) []string {
 
 // fromVirtualService says what becomes of a VirtualService.
 func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
-	result := routes.Virtual(v, 0, m.hostResolver(v.Namespace))
+	resolve := m.hostResolver(v.Namespace)
+	result := routes.Virtual(v, routes.Expand(v, resolve, m.delegatesOf(v)), 0, resolve)
 	var problems, notes []string
 	for _, p := range slices.Concat(result.Problems, result.Unresolved) {
 		problems = append(problems, p.String())
@@ -278,6 +283,13 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 		problems = append(problems, "spec.gateways: only mesh is served here")
 	}
 	served := 0
+	if len(v.Spec.GetHosts()) == 0 { // others leave requests to it
+		why := m.withoutRoot(v)
+		if why != "" {
+			problems = append(problems, why)
+		}
+		return []Condition{outcome(why == "", problems, nil)}
+	}
 	for i, host := range v.Spec.GetHosts() {
 		why := m.withoutEffect(fmt.Sprintf("spec.hosts[%d]", i), v.Namespace, host, func(service Key, full string) string {
 			if m.hasRoutes(service) {
@@ -298,6 +310,42 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 		}
 	}
 	return []Condition{outcome(served > 0, problems, notes)}
+}
+
+// delegatesOf finds the VirtualServices to which one leaves requests.
+func (m *Model) delegatesOf(root *networking.VirtualService) routes.Delegates {
+	return func(namespace, name string) routes.Delegate {
+		d := routes.Delegate{Resolve: m.hostResolver(namespace)}
+		if s := m.spaces[namespace]; s != nil {
+			d.Object = s.virtuals[name]
+		}
+		switch {
+		case d.Object == nil:
+			d.Problem = fmt.Sprintf("there is no VirtualService %s/%s", namespace, name)
+		case len(d.Object.Spec.GetHosts()) > 0:
+			d.Problem = fmt.Sprintf("VirtualService %s/%s has hosts of its own: want one without", namespace, name)
+		case !isExported(d.Object, root.Namespace):
+			d.Problem = fmt.Sprintf("VirtualService %s/%s is not exported to namespace %s: see its exportTo", namespace, name, root.Namespace)
+		}
+		return d
+	}
+}
+
+// isExported reports whether a VirtualService is for others of a namespace.
+func isExported(v *networking.VirtualService, to string) bool {
+	all := v.Spec.GetExportTo()
+	return len(all) == 0 || slices.ContainsFunc(all, func(e string) bool { return e == "*" || e == to || e == "." && v.Namespace == to })
+}
+
+// withoutRoot says why a VirtualService without hosts counts for nothing; "" when
+// another one leaves requests to it.
+func (m *Model) withoutRoot(v *networking.VirtualService) string {
+	for key := range m.attached[Key{KindVirtualService, v.Namespace, v.Name}] {
+		if root := m.space(key.Namespace).virtuals[key.Name]; root != nil && len(root.Spec.GetHosts()) > 0 && isExported(v, key.Namespace) {
+			return ""
+		}
+	}
+	return "spec.hosts: none, and no VirtualService with hosts delegates to it"
 }
 
 // fromDestinationRule says what becomes of a DestinationRule.

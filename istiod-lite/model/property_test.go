@@ -142,7 +142,8 @@ func randomEvent(t *testing.T, r *rand.Rand) model.Event {
 	}
 	texts = append(texts,
 		route("HTTPRoute", "gateway.networking.k8s.io/v1", "spec: {parentRefs: [{group: '', kind: Service, name: "+pick("web", "db")+pick("", ", namespace: a", ", port: 80")+"}], rules: [{backendRefs: [{name: "+pick("web", "db")+", port: "+pick("80", "81")+pick("", ", namespace: b")+"}]}]}\n"),
-		route("VirtualService", "networking.istio.io/v1", "spec: {hosts: ["+pick("web", "h1", "web.a.svc.cluster.local")+"], http: [{"+pick("", "match: [{port: 80}], ")+"route: [{destination: {host: "+pick("db", "h2", "web.b.svc.cluster.local")+", subset: "+pick("s1", "s2")+"}}]}]}\n"),
+		route("VirtualService", "networking.istio.io/v1", "spec: {hosts: ["+pick("web", "h1", "web.a.svc.cluster.local", "")+"], http: [{"+pick("", "match: [{port: 80}], ")+pick("delegate: {name: "+pick("r1", "r2")+", namespace: "+pick("a", "b")+"}",
+			"route: [{destination: {host: "+pick("db", "h2", "web.b.svc.cluster.local")+", subset: "+pick("s1", "s2")+"}}]")+"}]}\n"),
 		route("DestinationRule", "networking.istio.io/v1", "spec: {host: "+pick("db", "h1", "web.a.svc.cluster.local")+", subsets: [{name: s1, labels: {app: u}}]}\n"),
 		"apiVersion: linkerd.io/v1alpha2\nkind: ServiceProfile\nmetadata: {name: web."+ns+".svc.cluster.local, namespace: "+pick("a", "b")+"}\nspec: {routes: [{name: r, condition: {method: GET, pathRegex: /x}, isRetryable: true, timeout: 2s}]}\n",
 		route("AuthorizationPolicy", "security.istio.io/v1", "spec: {targetRefs: [{"+pick("group: '', kind: Service, name: web", "group: gateway.networking.k8s.io, kind: Gateway, name: wp", "group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint", "group: networking.istio.io, kind: ServiceEntry, name: se1")+"}], rules: [{}]}\n"),

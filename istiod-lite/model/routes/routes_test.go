@@ -29,11 +29,11 @@ func TestVirtualStreams(t *testing.T) {
 		Tls: []*api.TLSRoute{{Match: []*api.TLSMatchAttributes{{SniHosts: []string{"a.example"}, Port: 443}, {SniHosts: []string{"b.example"}, SourceLabels: map[string]string{"x": "y"}}}, Route: to("a")}},
 		Tcp: []*api.TCPRoute{{Match: []*api.L4MatchAttributes{{Port: 90}}, Route: to("db")}, {Route: to("rest")}},
 	}}
-	got := Virtual(v, 443, known)
+	got := Virtual(v, Expand(v, known, nil), 443, known)
 	if len(got.Streams) != 2 || got.Streams[0].Hostnames[0] != "a.example" || got.Streams[1].Backends[0].Service != "/rest" || len(got.Problems) != 1 {
 		t.Errorf("port 443: %v, problems %v", got.Streams, got.Problems)
 	}
-	if got := Virtual(v, 90, known); len(got.Streams) != 2 || got.Streams[0].Backends[0].Service != "/db" || got.Streams[0].Backends[0].Weight != 1 {
+	if got := Virtual(v, Expand(v, known, nil), 90, known); len(got.Streams) != 2 || got.Streams[0].Backends[0].Service != "/db" || got.Streams[0].Backends[0].Weight != 1 {
 		t.Errorf("port 90: %v", got.Streams)
 	}
 }
@@ -50,7 +50,7 @@ func TestVirtual(t *testing.T) {
 		{Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: "a"}, Weight: 90}, {Destination: &api.Destination{Host: "gone"}, Weight: 10}},
 			Retries: &api.HTTPRetry{Attempts: 2, RetryOn: "5xx,unavailable,429", PerTryTimeout: durationpb.New(1e9)}},
 	}}}
-	got := Virtual(v, 80, known)
+	got := Virtual(v, Expand(v, known, nil), 80, known)
 	if len(got.Routes) != 3 || len(got.Problems) != 1 || len(got.Unresolved) != 1 {
 		t.Fatalf("%d routes, problems %v, unresolved %v", len(got.Routes), got.Problems, got.Unresolved)
 	}

@@ -18,20 +18,17 @@ import (
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 )
 
-// Virtual translates the HTTP routes of a VirtualService, for one port of its
-// service. Its routes are in order: the first that matches counts.
-func Virtual(v *networking.VirtualService, port uint32, resolve Resolver) Result {
-	c := &converter{namespace: v.Namespace, resolve: resolve}
-	for i, r := range v.Spec.GetHttp() {
-		path := fmt.Sprintf("spec.http[%d]", i)
-		name := fmt.Sprintf("VirtualService %s/%s[%d]", v.Namespace, v.Name, i)
-		if r.GetName() != "" {
-			name += " " + r.GetName()
-		}
-		if out := c.virtualRoute(path, name, r, port); out != nil {
+// Virtual translates the routes of a VirtualService, those of HTTP expanded, for one
+// port of its service. They are in order: the first that matches counts.
+func Virtual(v *networking.VirtualService, http *Expanded, port uint32, resolve Resolver) Result {
+	c := &converter{Result: Result{Problems: slices.Clone(http.problems)}}
+	for _, p := range http.parts {
+		c.namespace, c.resolve = p.namespace, p.resolve
+		if out := c.virtualRoute(p, port); out != nil {
 			c.Routes = append(c.Routes, out)
 		}
 	}
+	c.namespace, c.resolve = v.Namespace, resolve
 	c.virtualStreams(v, port)
 	return c.Result
 }
@@ -83,16 +80,10 @@ func (c *converter) virtualStreams(v *networking.VirtualService, port uint32) {
 	}
 }
 
-// NamesPorts reports whether matches of a VirtualService ask for ports.
-func NamesPorts(v *networking.VirtualService) bool {
-	return slices.ContainsFunc(v.Spec.GetHttp(), func(r *api.HTTPRoute) bool {
-		return slices.ContainsFunc(r.GetMatch(), func(m *api.HTTPMatchRequest) bool { return m.GetPort() != 0 })
-	})
-}
-
 // virtualRoute translates one route; nil when it is for other ports.
-func (c *converter) virtualRoute(path, name string, r *api.HTTPRoute, port uint32) *waypointapi.Route {
-	out := &waypointapi.Route{Name: name}
+func (c *converter) virtualRoute(p part, port uint32) *waypointapi.Route {
+	path, r := p.path, p.route
+	out := &waypointapi.Route{Name: p.name}
 	for i, m := range r.GetMatch() {
 		if m.GetPort() != 0 && m.GetPort() != port || len(m.GetGateways()) > 0 && !slices.Contains(m.GetGateways(), "mesh") {
 			continue
@@ -116,8 +107,7 @@ func (c *converter) virtualRoute(path, name string, r *api.HTTPRoute, port uint3
 		out.Timeout = t
 	}
 	out.Retry, out.TryTimeout = c.virtualRetry(path+".retries", r.GetRetries())
-	if r.GetDelegate() != nil {
-		c.problem(path+".delegate", "is not supported: write the routes here")
+	if p.missing != "" {
 		out.Filters = append(out.Filters, broken())
 	}
 	return out

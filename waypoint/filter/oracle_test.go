@@ -444,13 +444,17 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
-// many are n policies of which each is about one caller and one path.
-func many(b *testing.B, n int) ([]*Policy, []*waypointapi.Authorization) {
+// many are n policies of which each is about another caller, path, header or token.
+func many(b testing.TB, n int) ([]*Policy, []*waypointapi.Authorization) {
 	var compiled []*Policy
 	var messages []*waypointapi.Authorization
 	for i := range n {
 		a := authorization(fmt.Sprint("p", i), waypointapi.Action(i%2))
-		switch i % 4 {
+		switch i % 6 {
+		case 4:
+			a.Rules = []*waypointapi.Rule{ruleOf(asked(&waypointapi.RequestMatch{Header: "X-Tenant", HeaderValues: []*waypointapi.StringMatch{exactly(fmt.Sprint(i))}}))}
+		case 5:
+			a.Rules = []*waypointapi.Rule{ruleOf(asked(&waypointapi.RequestMatch{RequestPrincipals: []*waypointapi.StringMatch{exactly(fmt.Sprint("iss/", i))}}))}
 		case 0:
 			a.Rules = []*waypointapi.Rule{ruleOf(from(fmt.Sprint("a", i)), to("GET", ""))}
 		case 1:
@@ -463,6 +467,44 @@ func many(b *testing.B, n int) ([]*Policy, []*waypointapi.Authorization) {
 		messages, compiled = append(messages, a), append(compiled, compile(b, a))
 	}
 	return compiled, messages
+}
+
+// asked is a match that asks something of a request.
+func asked(m *waypointapi.RequestMatch) *waypointapi.Match { return &waypointapi.Match{Request: m} }
+
+// However many policies there are, a request is compared with few of them, and it is
+// those that can match.
+func TestFewPoliciesAreLookedAt(t *testing.T) {
+	compiled, messages := many(t, 1000)
+	set := NewSet(compiled)
+	for name, change := range map[string]func(s *Subject, q *query){
+		"a caller": func(s *Subject, q *query) {
+			s.Conn, q.conn.ServiceAccount = policy.FactsOf(connection(t, "a600")), "a600"
+		},
+		"a path": func(s *Subject, q *query) { s.HTTP.Path, q.path = "/api/v998/orders", "/api/v998/orders" },
+		"a header": func(s *Subject, q *query) {
+			s.HTTP.Fields = message.Fields{{Name: "x-TENANT", Value: "994"}}
+			q.headers = s.HTTP.Fields
+		},
+		"a token": func(s *Subject, q *query) {
+			s.Token, q.principal = &jwt.Token{Principal: "iss/995"}, "iss/995"
+		},
+	} {
+		s := &Subject{Conn: policy.FactsOf(connection(t, "nobody")), HTTP: &message.Request{Method: "GET", Host: "orders.shop", Authority: "orders.shop"}}
+		s.HTTP.Path = "/"
+		q := &query{
+			conn: oracle.Request{HasIdentity: true, TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "nobody", SourceIP: []byte{10, 0, 0, 1}, DestinationIP: []byte{10, 0, 0, 2}, Port: 8080},
+			http: true, method: "GET", hosts: []string{"orders.shop"}, path: "/",
+		}
+		change(s, q)
+		if n := len(set.candidates(nil, s, s.HTTP.Path)); n > 10 {
+			t.Errorf("%s: %d rules are looked at", name, n)
+		}
+		allowed, by := naive(messages, q)
+		if got := Authorize(s, set); got.Allowed != allowed || got.Policy != by || by == "" {
+			t.Errorf("%s: %+v, want %v by %q", name, got, allowed, by)
+		}
+	}
 }
 
 func BenchmarkAuthorize(b *testing.B) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
+	"github.com/ambit-mesh/ambit/waypoint/match"
 )
 
 // Set is policies that are asked together, with an index over their rules: which
@@ -22,6 +23,7 @@ type Set struct {
 	exact    map[string][]ref // by one of its keys
 	prefixes map[string][]ref // by what the path begins with
 	lengths  []int            // of prefixes, each once
+	headers  []string         // names of fields by whose values rules are found, in lower case
 	rest     []ref            // of which nothing is known
 }
 
@@ -48,6 +50,9 @@ const (
 	// maxLengths is for how many lengths of prefixes the path is looked up; rules
 	// with other lengths are always looked at. Our choice.
 	maxLengths = 64
+	// maxHeaders is for how many fields their values are looked up; rules about others
+	// are always looked at. Our choice.
+	maxHeaders = 8
 )
 
 // NewSet makes a set. The order of the policies is that in which they are named.
@@ -89,7 +94,7 @@ func (set *Set) add(at ref, r rule) {
 			best = k
 		}
 	}
-	if best.rank == unknown || !set.fits(best.prefixes) {
+	if best.rank == unknown || !set.fits(best.prefixes) || !set.looksFor(r, best) {
 		set.rest = append(set.rest, at)
 		return
 	}
@@ -116,6 +121,27 @@ func (set *Set) fits(prefixes []string) bool {
 	return true
 }
 
+// looksFor notes the names of fields by whose values a rule is found, unless they are
+// too many.
+func (set *Set) looksFor(r rule, best keys) bool {
+	if best.rank > byHeader { // a clause has the lowest rank of its matches
+		return true
+	}
+	headers := set.headers
+	for _, c := range r {
+		for i := range c {
+			if m := c[i].request; m != nil && m.header != "" && !slices.Contains(headers, strings.ToLower(m.header)) {
+				headers = append(headers, strings.ToLower(m.header))
+			}
+		}
+	}
+	if len(headers) > maxHeaders {
+		return false
+	}
+	set.headers = headers
+	return true
+}
+
 // keys are all by which a clause can be found: it holds only for requests that have
 // one of them.
 type keys struct {
@@ -132,7 +158,9 @@ const (
 	byNamespace
 	byHost
 	byPrefix
+	byHeader
 	byPath
+	byToken
 	byCaller
 )
 
@@ -158,8 +186,14 @@ func (m *conjunction) keys() keys {
 		return keys{rank: byCaller, exact: callers}
 	}
 	if m.request != nil {
-		if k := m.request.keys(); k.rank != unknown {
-			return k
+		best := m.request.keys()
+		for _, k := range []keys{keysOf(byToken, "t", m.request.principals.yes), keysOf(byHeader, "f"+strings.ToLower(m.request.header)+"=", m.request.headers.yes)} {
+			if k.rank > best.rank {
+				best = k
+			}
+		}
+		if best.rank != unknown {
+			return best
 		}
 	}
 	if len(callers) > 0 {
@@ -191,13 +225,23 @@ func (m *requestMatch) keys() keys {
 
 // hostKeys are hosts, if all are said in full.
 func (m *requestMatch) hostKeys() keys {
-	out := keys{rank: byHost}
-	for i := range m.hosts.yes {
-		host, ok := m.hosts.yes[i].Exact()
-		if !ok {
+	out := keysOf(byHost, "h", m.hosts.yes)
+	for i := range out.exact {
+		out.exact[i] = strings.ToLower(out.exact[i])
+	}
+	return out
+}
+
+// keysOf are the values of a list, behind what tells them from others, if all are said
+// in full. Of values in which case does not count they are in lower case.
+func keysOf(rank rank, kind string, values []match.Text) keys {
+	out := keys{rank: rank}
+	for i := range values {
+		v, ok := values[i].Exact()
+		if !ok || rank != byHost && values[i].IgnoresCase() {
 			return keys{}
 		}
-		out.exact = append(out.exact, "h"+strings.ToLower(host))
+		out.exact = append(out.exact, kind+v)
 	}
 	if len(out.exact) == 0 {
 		return keys{}
@@ -220,6 +264,14 @@ func (set *Set) candidates(to []ref, s *Subject, path string) []ref {
 	to = append(to, set.exact["h"+host]...)
 	if authority != host {
 		to = append(to, set.exact["h"+authority]...)
+	}
+	if s.Token != nil && s.Token.Principal != "" {
+		to = append(to, set.exact["t"+s.Token.Principal]...)
+	}
+	for _, name := range set.headers {
+		for v := range s.HTTP.Fields.Values(name) {
+			to = append(to, set.exact["f"+name+"="+v]...)
+		}
 	}
 	for _, n := range set.lengths {
 		if n <= len(path) {

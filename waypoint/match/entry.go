@@ -3,6 +3,7 @@ package match
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/url"
 	"slices"
 	"strings"
@@ -218,6 +219,22 @@ func (n *named) holdsQuery(query string) bool {
 		return err == nil && n.text.Matches(value)
 	}
 	return n.text.invert
+}
+
+// parameters are the parameters of a query that can be read, each time they come.
+func parameters(query string) iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for part := range strings.SplitSeq(query, "&") {
+			name, value, _ := strings.Cut(part, "=")
+			name, err := url.QueryUnescape(name)
+			if err != nil {
+				continue
+			}
+			if value, err = url.QueryUnescape(value); err == nil && !yield(name, value) {
+				return
+			}
+		}
+	}
 }
 
 // compare orders entries of a table that is not in order. Where there is a

@@ -11,6 +11,9 @@ func (t *Text) Exact() (value string, ok bool) {
 	return t.want, t.kind == exact && !t.invert
 }
 
+// IgnoresCase reports whether case does not count.
+func (t *Text) IgnoresCase() bool { return t.fold }
+
 // Literal is what every path that the pattern matches begins with, or all of it
 // when whole is true. It is "" when that is not known.
 func (p *Pattern) Literal() (text string, whole bool) {

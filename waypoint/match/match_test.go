@@ -147,6 +147,15 @@ func TestIndexAgainstScan(t *testing.T) {
 				m.Method = exactly("POST")
 			}
 			if r.IntN(4) == 0 {
+				m.Authority = exactly(strings.ToUpper(word()))
+				m.Authority.IgnoreCase = r.IntN(2) == 0
+			}
+			for range r.IntN(2) {
+				v := exactly(word())
+				v.Invert = r.IntN(5) == 0
+				m.Query = append(m.Query, &waypointapi.NamedMatch{Name: word(), Value: v})
+			}
+			if r.IntN(4) == 0 {
 				m.Precedence = uint64(r.IntN(3))
 			}
 			if r.IntN(4) == 0 {
@@ -159,7 +168,8 @@ func TestIndexAgainstScan(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 100 {
-			req := request([]string{"GET", "POST"}[r.IntN(2)], paths(), word()+"="+word(), word()+"="+word())
+			req := request([]string{"GET", "POST"}[r.IntN(2)], paths()+"?"+word()+"="+word()+"&"+word()+"="+word()+"&%zz", word()+"="+word(), word()+"="+word())
+			req.Host, req.Authority = word(), strings.ToUpper(word())
 			namespace := word()
 			got, ok := compiled.Lookup(req, namespace)
 			want, found := compiled.scan(req, namespace)
@@ -206,29 +216,78 @@ func TestUnknownKindsAreErrors(t *testing.T) {
 	}
 }
 
-// BenchmarkLookup measures one look-up among so many routes.
+// shapes are tables of n routes, of which each asks for something else, by what they
+// ask for, and a request for the last of them.
+func shapes(n int) map[string]struct {
+	match func(i int) *waypointapi.RouteMatch
+	req   *message.Request
+} {
+	last := n - 1
+	named := func(i int) []*waypointapi.NamedMatch {
+		return []*waypointapi.NamedMatch{{Name: "x-tenant", Value: exactly(fmt.Sprint(i))}}
+	}
+	hosted := request("GET", "/")
+	hosted.Host, hosted.Authority = fmt.Sprintf("h%d.example", last), fmt.Sprintf("h%d.example:80", last)
+	return map[string]struct {
+		match func(i int) *waypointapi.RouteMatch
+		req   *message.Request
+	}{
+		"path": {func(i int) *waypointapi.RouteMatch {
+			return &waypointapi.RouteMatch{Path: path([]string{"exact", "prefix"}[i%2], fmt.Sprintf("/api/service-%d/orders", i))}
+		}, request("GET", fmt.Sprintf("/api/service-%d/orders", last))},
+		"header": {func(i int) *waypointapi.RouteMatch { return &waypointapi.RouteMatch{Headers: named(i)} }, request("GET", "/", fmt.Sprint("x-tenant=", last))},
+		"query":  {func(i int) *waypointapi.RouteMatch { return &waypointapi.RouteMatch{Query: named(i)} }, request("GET", fmt.Sprint("/?x-tenant=", last))},
+		"host": {func(i int) *waypointapi.RouteMatch {
+			return &waypointapi.RouteMatch{Authority: &waypointapi.StringMatch{Kind: &waypointapi.StringMatch_Exact{Exact: fmt.Sprintf("h%d.example", i)}, IgnoreCase: true}}
+		}, hosted},
+	}
+}
+
+// shaped is the compiled table of a shape.
+func shaped(t testing.TB, n int, match func(i int) *waypointapi.RouteMatch) *Table {
+	t.Helper()
+	table := &waypointapi.RouteTable{}
+	for i := range n {
+		table.Routes = append(table.Routes, &waypointapi.Route{Matches: []*waypointapi.RouteMatch{match(i)}})
+	}
+	compiled, err := Compile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return compiled
+}
+
+// However many routes there are, a look-up compares few of them.
+func TestLookupLooksAtFewRoutes(t *testing.T) {
+	for name, shape := range shapes(10000) {
+		table := shaped(t, 10000, shape.match)
+		if got, ok := table.Lookup(shape.req, ""); !ok || got.Route != 9999 {
+			t.Errorf("%s: found %v %v, want the last", name, got, ok)
+		}
+		for _, b := range []*bucket{&table.others, table.exact[shape.req.Path]} {
+			if b != nil && len(b.plain) > 10 {
+				t.Errorf("%s: %d routes are compared one by one", name, len(b.plain))
+			}
+		}
+	}
+}
+
+// BenchmarkLookup measures one look-up among so many routes, for what they ask for, with
+// the index and by looking at one after the other.
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
-		table := &waypointapi.RouteTable{}
-		for i := range n {
-			m := &waypointapi.RouteMatch{Path: path([]string{"exact", "prefix"}[i%2], fmt.Sprintf("/api/service-%d/orders", i))}
-			if i%3 == 0 {
-				m = &waypointapi.RouteMatch{Headers: []*waypointapi.NamedMatch{{Name: "x-tenant", Value: exactly(fmt.Sprint(i))}}}
+		for name, shape := range shapes(n) {
+			t := shaped(b, n, shape.match)
+			for how, lookup := range map[string]func(*message.Request, string) (Found, bool){"index": t.Lookup, "scan": t.scan} {
+				b.Run(fmt.Sprintf("%s/%s/%d", how, name, n), func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						if f, ok := lookup(shape.req, ""); !ok || f.Route != n-1 {
+							b.Fatal(f, ok)
+						}
+					}
+				})
 			}
-			table.Routes = append(table.Routes, &waypointapi.Route{Matches: []*waypointapi.RouteMatch{m}})
-		}
-		t, err := Compile(table)
-		if err != nil {
-			b.Fatal(err)
-		}
-		req := request("GET", fmt.Sprintf("/api/service-%d/orders", n-1), "x-tenant=none")
-		for name, lookup := range map[string]func(*message.Request, string) (Found, bool){"index": t.Lookup, "scan": t.scan} {
-			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
-				b.ReportAllocs()
-				for b.Loop() {
-					lookup(req, "")
-				}
-			})
 		}
 	}
 }

@@ -107,8 +107,10 @@ type question struct {
 type bucket struct {
 	plain []*entry // by rank
 	// byHeader is the entries that ask for an exact value of a header: by its
-	// name in lower case, then by the value.
-	byHeader map[string]map[string][]*entry
+	// name in lower case, then by the value. byQuery is likewise those that ask for one
+	// of a parameter, and byHost those that ask for a host, in lower case.
+	byHeader, byQuery map[string]map[string][]*entry
+	byHost            map[string][]*entry
 }
 
 // add appends an entry of a rank behind all others.
@@ -119,17 +121,37 @@ func (b *bucket) add(e *entry) {
 		if !ok || strings.HasPrefix(h.name, ":") || message.EqualName(h.name, "host") {
 			continue
 		}
-		if b.byHeader == nil {
-			b.byHeader = map[string]map[string][]*entry{}
-		}
-		name := strings.ToLower(h.name)
-		if b.byHeader[name] == nil {
-			b.byHeader[name] = map[string][]*entry{}
-		}
-		b.byHeader[name][value] = append(b.byHeader[name][value], e)
+		put(&b.byHeader, strings.ToLower(h.name), value, e)
 		return
 	}
+	if e.authority != nil {
+		if host, ok := e.authority.Exact(); ok {
+			if b.byHost == nil {
+				b.byHost = map[string][]*entry{}
+			}
+			host = strings.ToLower(host)
+			b.byHost[host] = append(b.byHost[host], e)
+			return
+		}
+	}
+	for i := range e.query {
+		if value, ok := e.query[i].text.literal(); ok {
+			put(&b.byQuery, e.query[i].name, value, e)
+			return
+		}
+	}
 	b.plain = append(b.plain, e)
+}
+
+// put appends an entry under a name and a value.
+func put(to *map[string]map[string][]*entry, name, value string, e *entry) {
+	if *to == nil {
+		*to = map[string]map[string][]*entry{}
+	}
+	if (*to)[name] == nil {
+		(*to)[name] = map[string][]*entry{}
+	}
+	(*to)[name][value] = append((*to)[name][value], e)
 }
 
 // best is the entry of the best rank that holds, or the one that was best.
@@ -141,6 +163,17 @@ func (b *bucket) best(q question, best *entry) *entry {
 	for name, values := range b.byHeader {
 		for v := range q.req.Fields.Values(name) {
 			best = first(values[v], q, best)
+		}
+	}
+	if len(b.byHost) > 0 {
+		host, authority := strings.ToLower(q.req.Host), strings.ToLower(q.req.Authority)
+		if best = first(b.byHost[host], q, best); authority != host {
+			best = first(b.byHost[authority], q, best)
+		}
+	}
+	if len(b.byQuery) > 0 {
+		for name, value := range parameters(q.req.Query) {
+			best = first(b.byQuery[name][value], q, best)
 		}
 	}
 	return best

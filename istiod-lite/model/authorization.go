@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"istio.io/api/annotation"
 	api "istio.io/api/security/v1beta1"
@@ -41,6 +42,10 @@ func (m *Model) fromPolicyBelow(p *security.AuthorizationPolicy, dryRun bool) ([
 	switch {
 	case dryRun && !m.cfg.DryRun:
 		return nil, []Condition{notAccepted("not sent: dry-run policies are switched off, because proxies that do not know them would enforce them")}
+	case p.Spec.Action == api.AuthorizationPolicy_AUDIT && len(m.waypointsNear(p.Namespace)) > 0:
+		return nil, []Condition{notAccepted("only waypoints note what it matches; it decides nothing, and who comes around them is not noted")}
+	case p.Spec.Action == api.AuthorizationPolicy_CUSTOM && len(m.waypointsNear(p.Namespace)) > 0:
+		return m.customBelow(p, dryRun)
 	case p.Spec.Action != api.AuthorizationPolicy_ALLOW && p.Spec.Action != api.AuthorizationPolicy_DENY:
 		return nil, []Condition{notAccepted("action %v: ztunnel knows only ALLOW and DENY", p.Spec.Action)}
 	}
@@ -57,6 +62,26 @@ func (m *Model) fromPolicyBelow(p *security.AuthorizationPolicy, dryRun bool) ([
 	condition := c.condition(a)
 	m.letWaypointsPass(a)
 	return []*Resource{authorizationResource(a)}, []Condition{condition}
+}
+
+// customBelow is what node proxies make of a policy whose provider waypoints ask: who
+// comes around the waypoint, and may be meant, is refused, as nobody would ask about
+// it. What a rule asks of HTTP is then unknown, and counts as if it held.
+func (m *Model) customBelow(p *security.AuthorizationPolicy, dryRun bool) ([]*Resource, []Condition) {
+	a := &securityapi.Authorization{
+		Name: p.Name, Namespace: p.Namespace, DryRun: dryRun, Scope: m.scopeOf(p.Namespace, p.Spec.Selector), Action: securityapi.Action_DENY,
+	}
+	c := converter{namespace: p.Namespace, deny: true, http: map[string]bool{}}
+	for i, rule := range p.Spec.Rules {
+		r := c.rule(fmt.Sprintf("spec.rules[%d]", i), rule)
+		r.Clauses = slices.DeleteFunc(r.Clauses, func(clause *securityapi.Clause) bool {
+			return slices.ContainsFunc(clause.Matches, func(x *securityapi.Match) bool { return proto.Size(x) == 0 })
+		})
+		a.Rules = append(a.Rules, r)
+	}
+	m.letWaypointsPass(a)
+	return []*Resource{authorizationResource(a)}, []Condition{{Type: ConditionZtunnel, True: true, Reason: ReasonAccepted,
+		Message: "only waypoints ask its provider: who comes around them, and may be meant, is refused"}}
 }
 
 // targetCondition says what becomes of a policy that is attached to objects by
@@ -190,8 +215,11 @@ func (m *Model) policiesFor(namespace string, labels map[string]string) []string
 // name a policy that never comes.
 func (m *Model) isSent(p *security.AuthorizationPolicy) bool {
 	dryRun, err := dryRunOf(p)
-	return err == nil && (!dryRun || m.cfg.DryRun) && !hasTargets(&p.Spec) &&
-		(p.Spec.Action == api.AuthorizationPolicy_ALLOW || p.Spec.Action == api.AuthorizationPolicy_DENY)
+	if err != nil || dryRun && !m.cfg.DryRun || hasTargets(&p.Spec) {
+		return false
+	}
+	return p.Spec.Action == api.AuthorizationPolicy_ALLOW || p.Spec.Action == api.AuthorizationPolicy_DENY ||
+		p.Spec.Action == api.AuthorizationPolicy_CUSTOM && len(m.waypointsNear(p.Namespace)) > 0
 }
 
 // converter translates the rules of one policy.

@@ -250,8 +250,13 @@ func (m *Model) letWaypointsPass(a *securityapi.Authorization) {
 func (m *Model) markPolicies(namespace string, d dirty) {
 	for _, level := range []string{namespace, m.cfg.RootNamespace} {
 		if s := m.spaces[level]; s != nil {
-			for name := range s.policies {
+			for name, p := range s.policies {
 				d.add(Key{KindAuthorizationPolicy, level, name})
+				if p.Spec.Action == api.AuthorizationPolicy_CUSTOM && p.Spec.Selector != nil { // sent only where waypoints are
+					for _, ns := range m.reach(level) {
+						m.markSelected(ns, p.Spec.Selector.GetMatchLabels(), false, d)
+					}
+				}
 			}
 			for name := range s.tokens {
 				d.add(Key{KindRequestAuthentication, level, name})

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 old names of fields are still written, and are understood.
+
 package routes
 
 import (

@@ -197,3 +197,32 @@ spec: {routes: [{name: r, condition: {method: GET, pathRegex: /x}, isRetryable: 
 	w.Kubectl(t, "", "-n", w.namespace, "delete", "service", "orders")
 	w.expect(profile, gatewayConditions, "WaypointAccepted=False AncestorNotBound")
 }
+
+// A backend policy is answered at each of its targets; of two the older one counts.
+func TestBackendPolicyIsAnswered(t *testing.T) {
+	w := newWaypoints(t)
+	w.define("xbackendtrafficpolicies.gateway.networking.x-k8s.io")
+	w.ask("wp", "")
+	policy := func(name string) string {
+		return strings.NewReplacer("OURS", w.namespace, "NAME", name).Replace(`
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: NAME, namespace: OURS}
+spec: {targetRefs: [{group: "", kind: Service, name: orders}], retryConstraint: {budget: {percent: 10}}}
+`)
+	}
+	w.Apply(t, strings.ReplaceAll(`
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: OURS, labels: {istio.io/use-waypoint: wp}}
+spec: {ports: [{name: http, port: 80}]}
+`, "OURS", w.namespace)+"---"+policy("b"))
+	const ancestors = `{range .status.ancestors[*]}{.controllerName} {.ancestorRef.kind}/{.ancestorRef.name} {range .conditions[*]}{.type}={.status} {.reason} {.observedGeneration};{end}{end}`
+	w.expect("xbackendtrafficpolicy/b", ancestors, "ambit.dev/mesh-controller Service/orders Accepted=True Accepted 1;")
+	w.Apply(t, policy("c")) // not older, and its name comes later
+	w.expect("xbackendtrafficpolicy/c", ancestors, "Service/orders Accepted=False Conflicted 1;")
+	w.Kubectl(t, "", "-n", w.namespace, "delete", "xbackendtrafficpolicy", "b")
+	w.expect("xbackendtrafficpolicy/c", ancestors, "Service/orders Accepted=True Accepted 1;")
+	w.Kubectl(t, "", "-n", w.namespace, "delete", "service", "orders")
+	w.expect("xbackendtrafficpolicy/c", ancestors, "Accepted=False TargetNotFound")
+}

@@ -20,10 +20,10 @@ import (
 
 // modules are where the definitions of custom kinds are, in the modules that we
 // use anyway.
-var modules = map[string]string{
-	"istio.io/api":                "kubernetes/customresourcedefinitions.gen.yaml",
-	"sigs.k8s.io/gateway-api":     "config/crd/standard",
-	"github.com/ambit-mesh/ambit": "manifests/definitions",
+var modules = map[string][]string{
+	"istio.io/api":                {"kubernetes/customresourcedefinitions.gen.yaml"},
+	"sigs.k8s.io/gateway-api":     {"config/crd/standard/*.yaml", "config/crd/experimental/gateway.networking.x-k8s.io_*.yaml"},
+	"github.com/ambit-mesh/ambit": {"manifests/definitions/*.yaml"},
 }
 
 // Kubectl runs kubectl as the administrator, with input as its standard input, and
@@ -54,11 +54,13 @@ func Definition(t testing.TB, name string) string {
 		if err != nil {
 			t.Fatalf("where is %s: %v", module, err)
 		}
-		paths := []string{filepath.Join(strings.TrimSpace(string(out)), modules[module])}
-		if info, err := os.Stat(paths[0]); err == nil && info.IsDir() {
-			if paths, err = filepath.Glob(paths[0] + "/*.yaml"); err != nil {
+		var paths []string
+		for _, pattern := range modules[module] {
+			found, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), pattern))
+			if err != nil {
 				t.Fatal(err)
 			}
+			paths = append(paths, found...)
 		}
 		for _, path := range paths {
 			text, err := os.ReadFile(path)

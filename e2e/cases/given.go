@@ -88,6 +88,21 @@ func (e *Env) serveProduction(ctx context.Context) error {
 	return nil
 }
 
+// servedTo makes the namespace with apps, a waypoint before them, and a client.
+func (e *Env) servedTo(ctx context.Context, apps ...App) (web Pod, err error) {
+	if err := e.produce(ctx, append(apps, App{Name: "web"})...); err != nil {
+		return web, err
+	}
+	if err := e.serveProduction(ctx); err != nil {
+		return web, err
+	}
+	pods, err := e.PodsIn(ctx, production, "web")
+	if err != nil {
+		return web, err
+	}
+	return pods[0], nil
+}
+
 // asked is a request and the status that it should get.
 type asked struct {
 	from, method, path string
@@ -255,13 +270,7 @@ func (e *Env) givenDenyAndAllow(ctx context.Context) error {
 }
 
 func givenTraffic(ctx context.Context, e *Env) (string, error) {
-	if err := e.produce(ctx, App{Name: orders, Version: "v1", Replicas: 2}, App{Name: orders, Version: "v2"}, App{Name: "web"}); err != nil {
-		return "", err
-	}
-	if err := e.serveProduction(ctx); err != nil {
-		return "", err
-	}
-	pods, err := e.PodsIn(ctx, production, "web")
+	web, err := e.servedTo(ctx, App{Name: orders, Version: "v1", Replicas: 2}, App{Name: orders, Version: "v2"})
 	if err != nil {
 		return "", err
 	}
@@ -273,7 +282,7 @@ func givenTraffic(ctx context.Context, e *Env) (string, error) {
 	}
 	var evidence []string
 	for _, step := range []func(context.Context, Pod) (string, error){e.givenCanary, e.givenOutlier, e.givenConnections, e.givenRequests} {
-		text, err := step(ctx, pods[0])
+		text, err := step(ctx, web)
 		if err != nil {
 			return "", err
 		}
@@ -440,13 +449,7 @@ func (e *Env) givenRequests(ctx context.Context, web Pod) (string, error) {
 }
 
 func givenProfile(ctx context.Context, e *Env) (string, error) {
-	if err := e.produce(ctx, App{Name: orders}, App{Name: "web"}); err != nil {
-		return "", err
-	}
-	if err := e.serveProduction(ctx); err != nil {
-		return "", err
-	}
-	pods, err := e.PodsIn(ctx, production, "web")
+	web, err := e.servedTo(ctx, App{Name: orders})
 	if err != nil {
 		return "", err
 	}
@@ -458,7 +461,7 @@ func givenProfile(ctx context.Context, e *Env) (string, error) {
 	}
 	ask := func(ctx context.Context, method, path, header string) (labapp.Reply, time.Duration, error) {
 		start := time.Now()
-		r, err := pods[0].Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: orders + ":80", Method: method, Path: path, Header: header, Statuses: true, Timeout: 20 * time.Second})
+		r, err := web.Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: orders + ":80", Method: method, Path: path, Header: header, Statuses: true, Timeout: 20 * time.Second})
 		return r, time.Since(start), err
 	}
 	// GET: two failures are tried again, unseen.

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/e2e/cluster/machine"
 	"github.com/ambit-mesh/ambit/internal/netns"
@@ -128,6 +129,13 @@ func plug(control machineRecord, far, port string, pid int) error {
 		bridge, err := netlink.LinkByName(fabric)
 		if err != nil {
 			return fmt.Errorf("the bridge: %w", err)
+		}
+		// A machine that has ended leaves its port until the kernel has taken its network
+		// apart, which may be after its successor has started.
+		if old, err := netlink.LinkByName(port); err == nil {
+			if err := netlink.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
+				return fmt.Errorf("remove %s of a machine before: %w", port, err)
+			}
 		}
 		return to.WithFD(func(fd int) error {
 			veth := &netlink.Veth{

@@ -76,11 +76,10 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 	if a != nil {
 		return refused(a)
 	}
-	status := 0
-	defer func() { e.Done(status) }()
 	f.toward(e)
 	conn, release, err := e.OpenBytes(ctx)
 	if err != nil {
+		e.Failed(err)
 		return refused(f.explain(ctx, err))
 	}
 	defer release()
@@ -89,7 +88,7 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 	var counts byteCounts
 	err = entry.Join(ctx, raw, conn.(entry.Raw), &counts.received, &counts.sent)
 	f.rec.Received, f.rec.Sent = counts.received.Load(), counts.sent.Load()
-	status = 200
+	e.Done(200)
 	if err != nil {
 		f.rec.Details = err.Error()
 		if ctx.Err() != nil {

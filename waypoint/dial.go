@@ -121,7 +121,7 @@ func (w *Waypoint) dialMesh(ctx context.Context, name string, port uint16, may f
 	}
 	raw, release, err := e.OpenBytes(ctx)
 	if err != nil {
-		e.Done(0)
+		e.Failed(err)
 		return nil, true, err
 	}
 	return &serviceConn{Conn: raw, release: func() { release(); e.Done(200) }}, true, nil

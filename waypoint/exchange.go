@@ -58,7 +58,7 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 			}
 			return f.finish(ctx, e, up, resp)
 		}
-		f.giveUp(e, up, resp)
+		f.giveUp(ctx, e, up, resp, err)
 		if over {
 			return f.answer(overBudget())
 		}
@@ -152,8 +152,9 @@ func untouched(err error) bool {
 	return connect || errors.Is(err, upstream.ErrRefused)
 }
 
-// giveUp ends a try whose answer nobody gets.
-func (f *flight) giveUp(e *upstream.Endpoint, up upstream.Exchange, resp *message.Response) {
+// giveUp ends a try whose answer nobody gets: none came because of err, or resp is
+// not good enough.
+func (f *flight) giveUp(ctx context.Context, e *upstream.Endpoint, up upstream.Exchange, resp *message.Response, err error) {
 	status := 0
 	if resp != nil {
 		status = resp.Status
@@ -165,7 +166,20 @@ func (f *flight) giveUp(e *upstream.Endpoint, up upstream.Exchange, resp *messag
 		}
 		up.Close(false)
 	}
-	e.Done(status)
+	switch {
+	case status != 0:
+		e.Done(status)
+	case leftAlone(ctx):
+		e.Drop()
+	default:
+		e.Failed(err)
+	}
+}
+
+// leftAlone reports whether a request has ended because its client went, or this
+// waypoint does: that says nothing of the endpoint. That it took too long does.
+func leftAlone(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTimeout)
 }
 
 // try sends the request to one endpoint and waits for the head of its answer.
@@ -287,7 +301,11 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 			a := f.explain(ctx, context.Cause(ctx))
 			f.rec.Flags, f.rec.Details = a.Flag, a.Details
 		}
-		e.Done(0)
+		if leftAlone(ctx) {
+			e.Drop()
+		} else {
+			e.Done(0)
+		}
 		return false
 	}
 	e.Done(status)

@@ -64,16 +64,17 @@ func (w *Waypoint) sendCopy(ctx context.Context, req *message.Request, body []by
 	if err != nil {
 		return err
 	}
-	status := 0
-	defer func() { e.Done(status) }()
 	version := req.Version
 	if version == message.HTTP10 {
 		version = message.HTTP11
 	}
 	up, err := e.Open(ctx, version, false)
 	if err != nil {
+		e.Failed(err)
 		return err
 	}
+	status := 0
+	defer func() { e.Done(status) }()
 	whole := false
 	defer func() { up.Close(whole) }()
 	unblock := context.AfterFunc(ctx, up.Interrupt)

@@ -275,5 +275,15 @@ func (e *Endpoint) Done(status int) {
 	}
 }
 
+// Failed says that no answer came, and why. Of what a limit of ours kept back the
+// endpoint knows nothing.
+func (e *Endpoint) Failed(err error) {
+	if errors.Is(err, ErrOverflow) {
+		e.Drop()
+		return
+	}
+	e.Done(0)
+}
+
 // Drop gives back an endpoint that was not used.
 func (e *Endpoint) Drop() { e.h.active.Add(-1) }

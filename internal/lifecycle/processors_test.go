@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,12 +15,12 @@ func TestEnough(t *testing.T) {
 		w    work
 		want int
 	}{
-		{"nothing", work{0, second, 0}, 1},
-		{"calm, turns not known", work{second / 100, second, 0}, 1},
-		{"requests", work{second / 2, second, 60_000}, 1},
-		{"many requests", work{second * 7 / 10, second, 80_000}, 2},
-		{"a transfer: those beside it would wait", work{second * 4 / 10, second, 3_000}, 2},
-		{"transfers on a large machine", work{3 * second, second, 20_000}, 12},
+		{"nothing", work{used: 0, of: second, turns: 0}, 1},
+		{"calm, turns not known", work{used: second / 100, of: second, turns: 0}, 1},
+		{"requests", work{used: second / 2, of: second, turns: 60_000}, 1},
+		{"many requests", work{used: second * 7 / 10, of: second, turns: 80_000}, 2},
+		{"a transfer: those beside it would wait", work{used: second * 4 / 10, of: second, turns: 3_000}, 2},
+		{"transfers on a large machine", work{used: 3 * second, of: second, turns: 20_000}, 12},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -64,7 +65,10 @@ func TestProcessorsNext(t *testing.T) {
 	for range spareAfter - 1 {
 		p.next(calm)
 	}
-	p.next(busy)
+	starved := work{of: time.Second, starved: true}
+	if !p.next(starved) || p.now != 4 {
+		t.Fatalf("starved: %d processors, want all 4", p.now)
+	}
 	for range spareAfter - 1 {
 		p.next(calm)
 	}
@@ -92,4 +96,29 @@ func TestPaceProcessors(t *testing.T) {
 	if got := runtime.GOMAXPROCS(0); got != 3 {
 		t.Errorf("%d processors afterwards, want 3", got)
 	}
+}
+
+// The times of this process' threads grow with what it does.
+func TestThreadTimes(t *testing.T) {
+	before, _ := threadTimes("/proc/self/task")
+	deadline := time.Now().Add(20 * time.Second)
+	for now := before; now < before+uint64(10*time.Millisecond); now, _ = threadTimes("/proc/self/task") {
+		if time.Now().After(deadline) {
+			t.Fatal("the kernel does not say how long threads have run")
+		}
+	}
+	if ran, waited := threadTimes("/nonexistent"); ran != 0 || waited != 0 {
+		t.Errorf("times of no threads: %d, %d", ran, waited)
+	}
+}
+
+func FuzzParseSchedstat(f *testing.F) {
+	f.Add("12 34 5\n")
+	f.Add("-1 2 3")
+	f.Add("18446744073709551616 1 1")
+	f.Fuzz(func(t *testing.T, text string) {
+		if ran, waited := parseSchedstat(text); (ran != 0 || waited != 0) && len(strings.Fields(text)) != 3 {
+			t.Errorf("%q: %d, %d", text, ran, waited)
+		}
+	})
 }

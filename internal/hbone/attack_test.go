@@ -505,6 +505,29 @@ func TestAttackSilentCrowd(t *testing.T) {
 	}
 }
 
+// Who comes and goes without a word does not get past the door, and waits before it
+// with others like him.
+func TestAttackComeAndGo(t *testing.T) {
+	n := newNode(t, nodeConfig{})
+	wantEcho(t, n.open("10.0.0.2:80")) // it serves
+	for range 3 * turnedAwayRate.burst {
+		newSilent(t, n).raw.Close()
+	}
+	spent := func() float64 {
+		n.server.door.mu.Lock()
+		defer n.server.door.mu.Unlock()
+		return n.server.door.turned.spent
+	}
+	eventually(t, "those who have left are counted", func() bool { return spent() > float64(turnedAwayRate.burst) })
+	n.server.door.mu.Lock()
+	v := n.server.door.byIP[netip.MustParseAddr("127.0.0.2")]
+	n.server.door.mu.Unlock()
+	if v != nil {
+		t.Errorf("%d of them are held", v.conns)
+	}
+	wantEcho(t, n.open("10.0.0.2:80"))
+}
+
 func TestAttackConnectionsOfOneAddress(t *testing.T) {
 	n := newNode(t, nodeConfig{server: ServerConfig{Limits: Limits{ConnsPerIP: 3}}})
 	for range 3 {

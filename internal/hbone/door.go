@@ -14,6 +14,9 @@ import (
 	"golang.org/x/net/http2"
 )
 
+// errLeft is why a connection never came in.
+var errLeft = errors.New("the peer ended the connection without a word")
+
 // errEvicted is why a connection in its handshake was closed.
 var errEvicted = errors.New("too many handshakes at once: the oldest is closed")
 
@@ -109,6 +112,13 @@ func (d *door) enter(raw net.Conn) (g *guest, pause time.Duration) {
 	}
 	g.inAll, g.inIP = d.pending.PushBack(g), v.pending.PushBack(g)
 	return g, pause
+}
+
+// noted counts a connection that was over before it came in.
+func (d *door) noted() (pause time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.turnAway()
 }
 
 // turnAway counts a connection that found no place without another one losing

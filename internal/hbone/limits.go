@@ -115,8 +115,8 @@ const (
 )
 
 var (
-	// Connections turned away at the door. Each costs some 20 us: those who are
-	// inside lose no more than 2 % of a core to it. Who waits before the door waits
+	// Connections turned away at the door, or gone before they came to it. Each costs
+	// some 20 us: those who are inside lose no more than 2 % of a core to it. Who waits before the door waits
 	// in the kernel's queue.
 	turnedAwayRate = rate{burst: 16, perSecond: 1000}
 	// Handshakes of one address: beyond them it waits. Each costs half a

@@ -90,8 +90,16 @@ func TestNeighbourProcess(t *testing.T) {
 	certs := readCerts(t)
 	n := &node{t: t, certs: certs, addr: netip.MustParseAddrPort(order.Addr), pool: NewPool(PoolConfig{}, nil)}
 	fmt.Println("ready")
+	if order.What == "elsewhere" {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitFirstByte(ln, time.Minute)
+		n.addr = ln.Addr().(*net.TCPAddr).AddrPort()
+	}
 	switch order.What {
-	case "attack":
+	case "attack", "elsewhere":
 		from := net.IPv4(127, 0, byte(1+order.Turn/250), byte(2+order.Turn%250))
 		for {
 			t.Run("again", func(t *testing.T) { attackOnce(t, n, from, order.Attack) })

@@ -144,6 +144,11 @@ func rest(ctx, life context.Context, d time.Duration) {
 
 // admit starts to serve raw, and says how long to wait before the next.
 func (s *Server) admit(life context.Context, raw net.Conn) (pause time.Duration) {
+	if hasLeft(raw) {
+		s.trace.handshakeFailed(addrPort(raw.RemoteAddr()), errLeft)
+		raw.Close()
+		return s.door.noted()
+	}
 	g, pause := s.door.enter(raw)
 	if g == nil {
 		raw.Close()

@@ -90,6 +90,26 @@ func awaitFirstByte(ln net.Listener, d time.Duration) {
 	})
 }
 
+// hasLeft reports whether the peer of a connection that was just accepted has ended it
+// without a word. It takes nothing and does not wait.
+func hasLeft(conn net.Conn) bool {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	left := false
+	_ = raw.Control(func(fd uintptr) {
+		var p [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		left = err == nil && n == 0 || errors.Is(err, syscall.ECONNRESET)
+	})
+	return left
+}
+
 // Read gives bytes of at most one TLS record to crypto/tls.
 func (r *recordConn) Read(p []byte) (int, error) {
 	if r.in == nil {

@@ -45,7 +45,7 @@ const (
 	starvedTimes = 2.2
 	// spareAfter is how many looks in a row must find that fewer would do before there
 	// are fewer: load comes in waves, and a change stops the world for a moment.
-	spareAfter = 50
+	spareAfter = 15
 )
 
 // PaceProcessors lets the process use only as many processors (GOMAXPROCS) as its

@@ -65,12 +65,16 @@ func (c *cluster) host(uid string) *host {
 
 // enter counts a request against the limit. The caller leaves when it is over.
 func (c *cluster) enter(l *waypointapi.Limits) bool {
-	n := c.requests.Add(1)
-	if most := l.GetRequests(); most > 0 && n > int64(most) {
-		c.requests.Add(-1)
-		return false
+	most := int64(l.GetRequests())
+	for {
+		n := c.requests.Load()
+		if most > 0 && n >= most {
+			return false // and is not counted for a moment, which would refuse others
+		}
+		if c.requests.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	return true
 }
 
 // acquire counts a connection against the limit. When it is reached, it closes

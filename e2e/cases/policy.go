@@ -346,7 +346,12 @@ func netpolOneNode(ctx context.Context, e *Env) (string, error) {
 		return "", err
 	}
 	node := e.Cluster.Nodes()[0].Name
-	err := e.Deploy(ctx, App{Name: "server", Node: node}, App{Name: "friend", Node: node}, App{Name: "foe", Node: node})
+	err := e.Deploy(ctx, App{Name: "server", Node: node}, App{Name: "friend", Node: node}, App{Name: "foe", Node: node},
+		App{Name: "scout", Node: node, Labels: map[string]string{modeLabel: "none"}})
+	if err != nil {
+		return "", err
+	}
+	scout, err := e.Pod(ctx, "scout")
 	if err != nil {
 		return "", err
 	}
@@ -366,6 +371,14 @@ spec:
   podSelector: {matchLabels: {app: server}}
   ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}], ports: [{port: 15008}, {port: 8080}]}]
 `)
+	if err != nil {
+		return "", err
+	}
+	// It is in force when somebody outside the mesh is no longer let in.
+	err = e.Until(ctx, 30*time.Second, "the policy to be in force", func(ctx context.Context) (bool, error) {
+		err := scout.Refused(ctx, "server:80")
+		return err == nil, err
+	})
 	if err != nil {
 		return "", err
 	}

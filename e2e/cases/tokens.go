@@ -212,7 +212,7 @@ func tokens(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := a.subscribe(ctx, token); status.Code(err) != codes.Unauthenticated {
+	if err := a.subscribe(ctx, token); status.Code(err) != codes.PermissionDenied {
 		return "", fmt.Errorf("an ordinary pod asks for the picture of the mesh: %w", err)
 	}
 	took, err := e.deletedPod(ctx, a, near)

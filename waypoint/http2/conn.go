@@ -225,10 +225,11 @@ func (c *Conn) Drain() {
 	}
 }
 
-// closeIfOver ends a connection that takes no more and has nothing left.
+// closeIfOver ends a connection that takes no more and has nothing left, neither a
+// stream nor the last words of one: flush calls it when these are out.
 func (c *Conn) closeIfOver() {
 	c.mu.Lock()
-	over := len(c.streams) == 0 && c.slots == 0 && (c.leaving && c.upTo < 1<<31-1 || c.handle == nil && (c.goAway || c.leaving))
+	over := len(c.streams) == 0 && len(c.out.frames) == 0 && !c.out.writing && c.slots == 0 && (c.leaving && c.upTo < 1<<31-1 || c.handle == nil && (c.goAway || c.leaving))
 	c.mu.Unlock()
 	if over {
 		c.conn.Close()

@@ -480,6 +480,51 @@ func TestDrain(t *testing.T) {
 	<-c.Done()
 }
 
+// slowConn is a connection whose writes wait at a gate, and which tells when it is
+// closed.
+type slowConn struct {
+	net.Conn
+	gate   chan struct{}
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	<-c.gate
+	return c.Conn.Write(p)
+}
+
+func (c *slowConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// The connection does not end before the last words of its last stream are out.
+func TestDrainWithLastWords(t *testing.T) {
+	a, b := net.Pipe()
+	slow := &slowConn{Conn: b, gate: make(chan struct{}), closed: make(chan struct{})}
+	x := NewServer(slow, echo)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer a.Close()
+	wg.Go(func() { io.Copy(io.Discard, a) })
+
+	x.mu.Lock()
+	x.leaving, x.upTo = true, 1 // as after GOAWAY; the stream has just been removed
+	x.out.add(http2.FrameData, http2.FlagDataEndStream, 1, []byte("last words"))
+	x.mu.Unlock()
+	x.closeIfOver() // as the farewell's timer does in this moment
+	wg.Go(x.flush)
+	x.closeIfOver()
+	select {
+	case <-slow.closed:
+		t.Error("closed before what was said had gone out")
+	default:
+	}
+	close(slow.gate)
+	<-slow.closed
+}
+
 func (c *Conn) streamsNow() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -116,6 +116,7 @@ func (c *Conn) flush() {
 		o.frames, o.spare = nil, nil // an idle connection holds no buffer
 	}
 	c.mu.Unlock()
+	c.closeIfOver()
 }
 
 // addCredit gives credit of the connection back and reports whether something

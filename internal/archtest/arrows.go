@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"internal/hbone/tls13": nil,
 	"internal/streamio":    nil,
 	"internal/lifecycle":   nil,
+	"internal/footprint":   nil,
 	"internal/netns":       nil,
 	"internal/grpcclient":  nil,
 	"internal/tracing":     nil,
@@ -39,7 +40,7 @@ var arrows = map[string][]string{
 	"internal/workload": {"internal/identity", "internal/policy"},
 	"internal/about":    {"internal/workload", "internal/identity", "internal/hbone", "internal/telemetry", "internal/tracing"},
 
-	"internal/program": {"internal/telemetry"},
+	"internal/program": {"internal/footprint", "internal/telemetry"},
 
 	// For tests, and for showing the whole.
 	"internal/memnet":          nil,
@@ -106,8 +107,8 @@ var arrows = map[string][]string{
 	"cni/kube":     {"cni/agent"},
 
 	// Level 4: flags become a Config, and the assembly runs.
-	"ztunnel/cmd/...":         {"ztunnel", "internal/awake", "internal/telemetry", "internal/tracing"},
-	"waypoint/cmd/...":        {"waypoint", "internal/awake", "internal/program", "internal/tracing"},
+	"ztunnel/cmd/...":         {"internal/footprint", "ztunnel", "internal/awake", "internal/telemetry", "internal/tracing"},
+	"waypoint/cmd/...":        {"internal/footprint", "waypoint", "internal/awake", "internal/program", "internal/tracing"},
 	"istiod-lite/cmd/...":     {"istiod-lite", "internal/program"},
 	"cni/cmd/...":             {"cni", "cni/...", "internal/program", "internal/zds", "internal/netns", "internal/yamldir"},
 	"internal/images/cmd/...": {"internal/images"},

@@ -116,8 +116,8 @@ const (
 
 var (
 	// Connections turned away at the door, or gone before they came to it. Each costs
-	// some 20 us: those who are inside lose no more than 2 % of a core to it. Who waits before the door waits
-	// in the kernel's queue.
+	// some 20 us: those who are inside lose no more than 2 % of a core to it. Who waits
+	// before the door waits in the kernel's queue.
 	turnedAwayRate = rate{burst: 16, perSecond: 1000}
 	// Handshakes of one address: beyond them it waits. Each costs half a
 	// millisecond, of which others notice. A pool makes one per 100 streams, one after

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	"github.com/ambit-mesh/ambit/internal/footprint"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 )
@@ -120,7 +121,7 @@ func (p *Program) Serve(ctx context.Context, start func(Deps) (Runner, error)) e
 
 // limitMemory tells the garbage collector what the cgroup allows.
 func limitMemory(root fs.FS, environ []string, log *zap.Logger) {
-	limit, err := lifecycle.LimitMemory(root, environ)
+	limit, err := footprint.LimitMemory(root, environ)
 	switch {
 	case err != nil:
 		log.Warn("memory limit of the cgroup cannot be read", zap.Error(err))

@@ -226,10 +226,11 @@ func (r *ring) add(fill func(*Entry)) {
 	r.next = (r.next + 1) % r.size
 }
 
-// keep lets fill write e, and shares its texts. The caller holds r.mu.
+// keep lets fill write e, and shares its own texts: names and policies are the
+// picture's. The caller holds r.mu.
 func (r *ring) keep(fill func(*Entry), e *Entry) {
 	fill(e)
-	for _, text := range []*string{&e.Conn.Authority, &e.Conn.Policy, &e.Conn.Service.Host, &e.Error, &e.Hint} {
+	for _, text := range []*string{&e.Conn.Authority, &e.Error, &e.Hint} {
 		*text = r.share(*text)
 	}
 }

@@ -172,8 +172,12 @@ func (b *bucket) best(q question, best *entry) *entry {
 		}
 	}
 	if len(b.byQuery) > 0 {
+		seen := make(map[string]bool) // the first value counts, and a client may send thousands
 		for name, value := range parameters(q.req.Query) {
-			best = first(b.byQuery[name][value], q, best)
+			if values := b.byQuery[name]; values != nil && !seen[name] {
+				seen[name] = true
+				best = first(values[value], q, best)
+			}
 		}
 	}
 	return best

@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/ambit-mesh/ambit/internal/awake"
+	"github.com/ambit-mesh/ambit/internal/footprint"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/ambit-mesh/ambit/waypoint"
@@ -34,7 +35,7 @@ func (f *flags) serve(ctx context.Context) error {
 	defer stop()
 	if os.Getenv("AMBIT_PACE_PROCESSORS") != "off" {
 		most := runtime.GOMAXPROCS(0)
-		pacing.Go(ctx, "processors", func(ctx context.Context) { lifecycle.PaceProcessors(ctx, most) })
+		pacing.Go(ctx, "processors", func(ctx context.Context) { footprint.PaceProcessors(ctx, most) })
 	}
 	return f.Serve(ctx, func(d program.Deps) (program.Runner, error) {
 		return waypoint.New(f.cfg, waypoint.Deps{Log: d.Log, Metrics: d.Metrics, Environ: f.environ})

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ambit-mesh/ambit/internal/awake"
+	"github.com/ambit-mesh/ambit/internal/footprint"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
 	"github.com/ambit-mesh/ambit/ztunnel"
@@ -76,9 +77,10 @@ func run(args []string) int {
 	})
 	var tidying lifecycle.Group
 	tidy, stopTidying := context.WithCancel(context.Background())
-	tidying.Go(tidy, "give-back", lifecycle.GiveBack)
-	if runtime.GOMAXPROCS(opt.threads); opt.pace {
-		tidying.Go(tidy, "processors", func(tidy context.Context) { lifecycle.PaceProcessors(tidy, opt.threads) })
+	tidying.Go(tidy, "give-back", footprint.GiveBack)
+	runtime.GOMAXPROCS(opt.threads)
+	if opt.pace {
+		tidying.Go(tidy, "processors", func(tidy context.Context) { footprint.PaceProcessors(tidy, opt.threads) })
 	}
 	err = serve(cfg, opt, log)
 	stopTidying()
@@ -97,12 +99,12 @@ func run(args []string) int {
 
 // serve runs the proxy until somebody asks it to end.
 func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
-	if limit, err := lifecycle.LimitMemory(os.DirFS("/"), os.Environ()); err != nil {
+	if limit, err := footprint.LimitMemory(os.DirFS("/"), os.Environ()); err != nil {
 		log.Zap().Warn("memory limit of the cgroup cannot be read", zap.Error(err))
 	} else if limit > 0 {
 		log.Zap().Info("memory limit", zap.Int64("bytes", limit))
 	}
-	lifecycle.PaceCollector(os.Environ())
+	footprint.PaceCollector(os.Environ())
 	for _, text := range opt.warnings {
 		log.Zap().Warn("setting without effect", zap.String("setting", text))
 	}

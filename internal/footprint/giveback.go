@@ -1,4 +1,4 @@
-package lifecycle
+package footprint
 
 import (
 	"bufio"
@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 const (
@@ -27,8 +29,8 @@ const (
 	// collected for it, in bytes, and spareShare the part of what is in use.
 	heapSpare  = 2 << 20
 	spareShare = 0.25
-	// settled is after how many looks at an idle process it is collected once in any
-	// case, ten seconds: what lived at the last collection may have died with the load.
+	// settled is after how many looks at an idle process it is collected in any case,
+	// once, ten seconds: what lived at the last collection may have died with the load.
 	settled = 20
 )
 
@@ -42,7 +44,7 @@ func GiveBack(ctx context.Context) {
 	program := programPages()
 	var h heap
 	var c calm
-	for used := cpuTime(); Sleep(ctx, givebackLook) == nil; {
+	for used := cpuTime(); lifecycle.Sleep(ctx, givebackLook) == nil; {
 		before := used
 		used = cpuTime()
 		give, anyway := c.look(float64(used-before) > idleShare*float64(givebackLook))

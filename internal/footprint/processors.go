@@ -1,4 +1,4 @@
-package lifecycle
+package footprint
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 const (
@@ -70,14 +72,13 @@ func PaceProcessors(ctx context.Context, most int) {
 	turns, crowd := newTurns(), newCrowd()
 	look := busyLook
 	used, at := cpuTime(), time.Now()
-	for Sleep(ctx, look) == nil {
+	for lifecycle.Sleep(ctx, look) == nil {
 		u, t := cpuTime(), time.Now()
-		w := work{used: u - used, of: t.Sub(at)}
+		w := work{used: u - used, of: t.Sub(at), turns: turns.since()}
 		used, at = u, t
 		look = calmLook
 		if w.share() >= calmShare {
 			look = busyLook
-			w.turns = turns.since()
 			w.starved = crowd.starves()
 		}
 		if p.next(w) {
@@ -89,7 +90,7 @@ func PaceProcessors(ctx context.Context, most int) {
 // work is what a process has done between two looks.
 type work struct {
 	used, of time.Duration // processor time, and time
-	turns    uint64        // how often a goroutine got its turn, about; not known of a calm process
+	turns    uint64        // how often a goroutine got its turn, about
 	starved  bool          // by other programs
 }
 

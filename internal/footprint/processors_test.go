@@ -1,4 +1,4 @@
-package lifecycle
+package footprint
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 func TestEnough(t *testing.T) {
@@ -16,7 +18,7 @@ func TestEnough(t *testing.T) {
 		want int
 	}{
 		{"nothing", work{used: 0, of: second, turns: 0}, 1},
-		{"calm, turns not known", work{used: second / 100, of: second, turns: 0}, 1},
+		{"calm", work{used: second / 100, of: second, turns: 0}, 1},
 		{"requests", work{used: second / 2, of: second, turns: 60_000}, 1},
 		{"many requests", work{used: second * 7 / 10, of: second, turns: 80_000}, 2},
 		{"a transfer: those beside it would wait", work{used: second * 4 / 10, of: second, turns: 3_000}, 2},
@@ -83,7 +85,7 @@ func TestPaceProcessors(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(before)
 	ctx, cancel := context.WithCancel(t.Context())
-	var g Group
+	var g lifecycle.Group
 	g.Go(ctx, "pace", func(ctx context.Context) { PaceProcessors(ctx, 3) })
 	deadline := time.Now().Add(20 * time.Second)
 	for x := 0; runtime.GOMAXPROCS(0) != 3; x++ { // not a pause in it: work

@@ -105,13 +105,9 @@ func newWaypointList() *cobra.Command {
 		Example: "  ambit waypoint list -A",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := f.connect()
+			state, err := f.read(cmd.Context())
 			if err != nil {
 				return err
-			}
-			state, err := waypoints.Read(cmd.Context(), client)
-			if err != nil {
-				return failed(err)
 			}
 			namespace := f.cluster.namespace
 			if all {
@@ -147,13 +143,9 @@ wrong usage, or the cluster cannot be reached.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: f.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := f.connect()
+			state, err := f.read(cmd.Context())
 			if err != nil {
 				return err
-			}
-			state, err := waypoints.Read(cmd.Context(), client)
-			if err != nil {
-				return failed(err)
 			}
 			list, err := state.Find(f.cluster.namespace, args)
 			if err == nil && len(list) == 0 {
@@ -206,6 +198,19 @@ func (f *waypointFlags) connect() (*kube.Client, error) {
 		f.cluster.namespace = cmp.Or(f.cluster.namespace, client.Namespace, metav1.NamespaceDefault)
 	}
 	return client, err
+}
+
+// read connects, and reads what there is of waypoints.
+func (f *waypointFlags) read(ctx context.Context) (*waypoints.State, error) {
+	client, err := f.connect()
+	if err != nil {
+		return nil, err
+	}
+	state, err := waypoints.Read(ctx, client)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return state, nil
 }
 
 // finish says how it ended.

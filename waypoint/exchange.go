@@ -283,9 +283,6 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 	if err == nil && resp.Body != nil {
 		err = f.copyBody(resp.Body)
 	}
-	if err == nil {
-		err = f.x.Flush()
-	}
 	_, sent, _ := f.pump.state()
 	whole := err == nil && sent
 	if !whole && f.pump != nil {
@@ -294,22 +291,27 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 		f.pump.detach()
 	}
 	whole = stop() && whole
+	// The place and the word about the endpoint come before the client's last byte:
+	// its next request finds both.
 	up.Close(whole)
-	if err != nil {
-		f.rec.Flags, f.rec.Details = "UPE", err.Error()
-		if ctx.Err() != nil {
-			a := f.explain(ctx, context.Cause(ctx))
-			f.rec.Flags, f.rec.Details = a.Flag, a.Details
-		}
-		if leftAlone(ctx) {
-			e.Drop()
-		} else {
-			e.Done(0)
-		}
-		return false
+	switch {
+	case err == nil:
+		e.Done(status)
+		err = f.x.Flush()
+	case leftAlone(ctx):
+		e.Drop()
+	default:
+		e.Done(0)
 	}
-	e.Done(status)
-	return true
+	if err == nil {
+		return true
+	}
+	f.rec.Flags, f.rec.Details = "UPE", err.Error()
+	if ctx.Err() != nil {
+		a := f.explain(ctx, context.Cause(ctx))
+		f.rec.Flags, f.rec.Details = a.Flag, a.Details
+	}
+	return false
 }
 
 // copyBody carries the body of the answer as it comes.

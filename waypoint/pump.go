@@ -130,6 +130,9 @@ func (p *pump) attach(to upstream.Exchange) (ok bool) {
 	if !p.started {
 		p.started = true
 		p.mu.Unlock()
+		if p.body.Buffered() == 0 && !p.body.Whole() {
+			to.Flush() // who asks may wait for an answer before it says more
+		}
 		p.start()
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 
 	xhttp2 "golang.org/x/net/http2"
 
@@ -25,8 +26,8 @@ type conn2 struct {
 // exchange2 is a request on one.
 type exchange2 struct {
 	h *host
-	k *conn2        // nil when it took the request no more
-	s *http2.Stream // nil until Send
+	k *conn2                       // nil when it took the request no more
+	s atomic.Pointer[http2.Stream] // nil until Send; Interrupt looks at any time
 }
 
 // open2 gets a place on a connection.
@@ -96,30 +97,30 @@ func (x *exchange2) Send(req *message.Request, end bool) error {
 		x.k = nil
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	x.s = s
+	x.s.Store(s)
 	return nil
 }
 
 // Body implements [Exchange].
-func (x *exchange2) Body(p []byte) error { return x.s.Write(p, false) }
+func (x *exchange2) Body(p []byte) error { return x.s.Load().Write(p, false) }
 
 // End implements [Exchange].
 func (x *exchange2) End(tail message.Fields) error {
 	if len(tail) > 0 {
-		return x.s.Trailers(tail)
+		return x.s.Load().Trailers(tail)
 	}
-	return x.s.Write(nil, true)
+	return x.s.Load().Write(nil, true)
 }
 
 // Flush implements [Exchange].
 func (x *exchange2) Flush() error {
-	x.s.Flush()
+	x.s.Load().Flush()
 	return nil
 }
 
 // Response implements [Exchange].
 func (x *exchange2) Response(ctx context.Context) (*message.Response, error) {
-	resp, err := x.s.Response(ctx)
+	resp, err := x.s.Load().Response(ctx)
 	if errors.Is(err, http2.ErrUnprocessed) {
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	}
@@ -131,18 +132,17 @@ func (x *exchange2) Hijack() net.Conn { return nil }
 
 // Interrupt implements [Exchange].
 func (x *exchange2) Interrupt() {
-	if x.s != nil {
-		x.s.Reset(xhttp2.ErrCodeCancel)
+	if s := x.s.Load(); s != nil {
+		s.Reset(xhttp2.ErrCodeCancel)
 	}
 }
 
 // Close implements [Exchange].
 func (x *exchange2) Close(bool) {
 	x.h.c.requests.Add(-1)
-	switch {
-	case x.s != nil:
-		x.s.Reset(xhttp2.ErrCodeCancel) // unless both sides are done
-	case x.k != nil:
+	if s := x.s.Load(); s != nil {
+		s.Reset(xhttp2.ErrCodeCancel) // unless both sides are done
+	} else if x.k != nil {
 		x.k.conn.Unreserve()
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/cni"
 	"github.com/ambit-mesh/ambit/cni/agent"
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/lab/labtest"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
@@ -60,12 +60,8 @@ func TestChain(t *testing.T) {
 func buildPlugins(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	const reference = "github.com/containernetworking/plugins/plugins/"
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", dir+"/", // as make build does: compiled once
-		"github.com/ambit-mesh/ambit/cni/cmd/ambit-cni", reference+"main/bridge", reference+"ipam/host-local")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the plugins: %v\n%s", err, out)
+	if err := labtest.Build(t.Context(), dir, labtest.Plugin, labtest.Bridge, labtest.HostLocal); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

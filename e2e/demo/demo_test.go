@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/lab/demo"
+	"github.com/ambit-mesh/ambit/internal/lab/labtest"
 )
 
 // labName is the name of the labs of this run, apart from that of a person who
@@ -26,7 +28,8 @@ import (
 var labName = "e2e" + strconv.Itoa(os.Getpid())
 
 var (
-	binDir  string // where the programs are
+	binDir  string // where the programs are, once they are built
+	built   sync.Once
 	raceLog string // where the race detector of the programs writes
 )
 
@@ -34,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(withPrograms(m))
 }
 
-// withPrograms builds the programs once and runs the tests.
+// withPrograms runs the tests with a directory for the programs.
 func withPrograms(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "ambit-e2e-")
 	if err != nil {
@@ -42,20 +45,6 @@ func withPrograms(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binDir, raceLog = filepath.Join(dir, "bin"), filepath.Join(dir, "race")
-	// The flags of `make build`, or those of `go test -race`: what either has
-	// compiled is used again.
-	args, env := []string{"build", "-trimpath", "-o", binDir + "/"}, append(os.Environ(), "CGO_ENABLED=0")
-	if raceDetector {
-		args, env = []string{"build", "-race", "-o", binDir + "/"}, os.Environ()
-	}
-	const ours, theirs = "github.com/ambit-mesh/ambit/", "github.com/containernetworking/plugins/plugins/"
-	cmd := exec.Command("go", append(args,
-		ours+"ambit", ours+"ztunnel/cmd/ztunnel", ours+"waypoint/cmd/waypoint", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
-		theirs+"main/bridge", theirs+"ipam/host-local")...)
-	cmd.Env = env
-	if out, err := cmd.CombinedOutput(); err != nil {
-		panic(string(out))
-	}
 	code := m.Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		println(err.Error())
@@ -68,6 +57,18 @@ func withPrograms(m *testing.M) int {
 // builds and tests other things meanwhile.
 const patience = 2 * time.Minute
 
+// programs builds the programs, once for all tests, and says where they are.
+func programs(t *testing.T) (dir string) {
+	t.Helper()
+	built.Do(func() {
+		if err := labtest.Build(t.Context(), binDir, labtest.Ambit, labtest.Ztunnel, labtest.Waypoint, labtest.IstiodLite,
+			labtest.Plugin, labtest.Agent, labtest.Bridge, labtest.HostLocal); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return binDir
+}
+
 // ambit makes a command that ends with the test.
 func ambit(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
@@ -79,7 +80,7 @@ func ambit(t *testing.T, args ...string) *exec.Cmd {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "ambit"), append(args, "--name", labName)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(programs(t), "ambit"), append(args, "--name", labName)...)
 	// The plugins are called several times per pod: without the race detector's second
 	// of waiting at each end.
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0 log_path="+raceLog)
@@ -160,7 +161,7 @@ func TestEveryLineIsGreen(t *testing.T) {
 		t.Errorf("%d of %d lines ran, exit code %d\n%s", n, len(demo.Lines()), code, stderr)
 	}
 	// With the race detector and other tests beside it nothing takes its usual time.
-	if took := time.Since(start); took > time.Minute && !raceDetector {
+	if took := time.Since(start); took > time.Minute && !labtest.Race {
 		t.Errorf("the demo took %v, want less than a minute", took)
 	}
 	wantNothingLeft(t)

@@ -77,7 +77,7 @@ func observedLab(t *testing.T) *lab.Lab {
 	}
 	env := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + collectorAddress, "OTEL_TRACES_SAMPLER=parentbased_always_on"}
 	l, err := lab.Up(t.Context(), lab.Config{
-		Name: labName + "-t", BinDir: binDir, App: []string{filepath.Join(binDir, "ambit"), "lab-app"}, ZtunnelEnv: env, WaypointEnv: env,
+		Name: labName + "-t", BinDir: programs(t), App: []string{filepath.Join(binDir, "ambit"), "lab-app"}, ZtunnelEnv: env, WaypointEnv: env,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab/labtest"
 )
 
 // capabilities are all that a ztunnel has in a cluster: to enter the namespaces
@@ -25,14 +27,11 @@ const capabilities = "-all,+sys_admin,+net_admin"
 // ztunnelBinary builds the real program, once for a test.
 func ztunnelBinary(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ztunnel")
-	// With the flags of make build: what it has compiled is used again.
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-o", path, "github.com/ambit-mesh/ambit/ztunnel/cmd/ztunnel")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build ztunnel: %v\n%s", err, out)
+	dir := t.TempDir()
+	if err := labtest.Build(t.Context(), dir, labtest.Ztunnel); err != nil {
+		t.Fatal(err)
 	}
-	return path
+	return filepath.Join(dir, "ztunnel")
 }
 
 // process is a ztunnel that runs as a program of its own, with the capabilities

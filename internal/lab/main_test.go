@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
+	"github.com/ambit-mesh/ambit/internal/lab/labtest"
 )
 
 // TestMain lets the test binary be the programs of a pod too.
@@ -38,13 +37,8 @@ func runApp(args []string) int {
 func mustBuildCNI(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	const module = "github.com/containernetworking/plugins/plugins/"
-	for _, pkg := range []string{"main/bridge", "ipam/host-local"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(dir, filepath.Base(pkg)), module+pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // with the flags of make build: compiled once
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", pkg, err, out)
-		}
+	if err := labtest.Build(t.Context(), dir, labtest.Bridge, labtest.HostLocal); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

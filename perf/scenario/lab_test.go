@@ -2,37 +2,16 @@ package scenario
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/labtest"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
 	"github.com/ambit-mesh/ambit/perf/report"
 )
-
-// mustBuild builds the programs of a lab.
-func mustBuild(t *testing.T) (dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	// The flags of `make build`, or those of `go test -race`: what either has
-	// compiled is used again.
-	args, env := []string{"build", "-trimpath", "-o", dir + "/"}, append(os.Environ(), "CGO_ENABLED=0")
-	if raceDetector {
-		args, env = []string{"build", "-race", "-o", dir + "/"}, os.Environ()
-	}
-	const ours, theirs = "github.com/ambit-mesh/ambit/", "github.com/containernetworking/plugins/plugins/"
-	cmd := exec.CommandContext(t.Context(), "go", append(args,
-		ours+"ztunnel/cmd/ztunnel", ours+"waypoint/cmd/waypoint", ours+"istiod-lite/cmd/istiod-lite", ours+"cni/cmd/ambit-cni", ours+"cni/cmd/ambit-cni-agent",
-		theirs+"main/bridge", theirs+"ipam/host-local")...)
-	cmd.Env = env
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return dir
-}
 
 // What is measured stands: real namespaces, real programs.
 func TestOnALab(t *testing.T) {
@@ -44,7 +23,11 @@ func TestOnALab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binDir := mustBuild(t)
+	binDir := t.TempDir()
+	if err := labtest.Build(t.Context(), binDir, labtest.Ztunnel, labtest.Waypoint, labtest.IstiodLite,
+		labtest.Plugin, labtest.Agent, labtest.Bridge, labtest.HostLocal); err != nil {
+		t.Fatal(err)
+	}
 	// The plugins are called several times per pod: without the race detector's second
 	// of waiting at each end.
 	t.Setenv("GORACE", "atexit_sleep_ms=0")

@@ -50,7 +50,7 @@ func TestCommandLine(t *testing.T) {
 		{"clean without anything left", []string{"demo", "clean", "--name", "cmdtest"}, "nothing was left", ""},
 		{"pods without a lab", []string{"pods", "--name", "cmdtest"}, "", "ambit demo --keep"},
 		{"why without a lab", []string{"why", "a/b", "c/d", "--name", "cmdtest"}, "", "ambit demo --keep"},
-		{"why of one pod", []string{"why", "a/b"}, "", "accepts 2 arg(s)"},
+		{"why of one pod", []string{"why", "a/b"}, "", "usage: ambit why SOURCE DESTINATION"},
 		{"a waypoint for nothing that there is", []string{"waypoint", "apply", "--for", "pods"}, "", "want one of service, workload, all, none"},
 		{"a waypoint for none, and bound", []string{"waypoint", "apply", "--for", "none", "--enroll-namespace"}, "", "would be refused"},
 		{"a waypoint as JSON of kubectl", []string{"waypoint", "apply", "-o", "json"}, "", "want yaml"},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 )
 
@@ -35,5 +37,22 @@ This command shows the mesh on one machine and asks a mesh what happened.`,
 	root.SetCompletionCommandGroupID(groupSelf)
 	root.AddCommand(newDemo(), newPods(), newWhy(), newVersion(), newLabApp(), newPerf(), newPerfLoad(), newLab())
 	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newNamespace(), newWaypoint(), newCA(), newBugReport())
+	explainArgs(root)
 	return root
+}
+
+// explainArgs lets each command that gets too few or too many arguments say what it
+// takes.
+func explainArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("%w\nusage: %s\nmore: %s --help", err, cmd.UseLine(), cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		explainArgs(sub)
+	}
 }

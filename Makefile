@@ -43,7 +43,7 @@ demo-break: build ## each line of the demo against a mesh that was sabotaged: al
 # at a time than cores, as many of them wait: half the time from empty caches. What is
 # compiled into the programs comes first, and the long tests before the short ones.
 test: ## every test, with the race detector (root for the namespace tests)
-	GORACE="atexit_sleep_ms=0 $$GORACE" $(GO) test -race -vet=off -ldflags=-w -p 4 -timeout 15m \
+	GORACE="atexit_sleep_ms=0 $$GORACE" $(GO) test -race -vet=off -gcflags=all=-dwarf=false -ldflags=-w -p 4 -timeout 15m \
 	  ./ambit/... ./cni/... ./istiod-lite/... ./ztunnel/... ./waypoint/... ./e2e/... ./perf/... ./...
 
 check: ## gofmt, vet, staticcheck, architecture, go.mod, known vulnerabilities

@@ -182,7 +182,11 @@ func TestIdleMemory(t *testing.T) {
 	})
 	rss := p.resident()
 	t.Logf("%.1f MB for %d pods", float64(rss)/1e6, pods)
-	if rss > idleMemory {
-		t.Errorf("%d bytes are resident, want at most %d", rss, idleMemory)
+	most := int64(idleMemory)
+	if labtest.Race {
+		most *= 3 // the detector's shadow of each page in use
+	}
+	if rss > most {
+		t.Errorf("%d bytes are resident, want at most %d", rss, most)
 	}
 }

@@ -27,12 +27,12 @@ const (
 )
 
 // Build builds programs into a directory. Under the race detector they have it too,
-// and what the test itself was compiled from is used again; without it they are
+// and what `make test` has compiled is used again; without it they are
 // built as `make build` does.
 func Build(ctx context.Context, dir string, programs ...string) error {
 	args, env := []string{"build", "-trimpath", "-tags", "grpcnotrace", "-o", dir + "/"}, append(os.Environ(), "CGO_ENABLED=0")
 	if Race {
-		args, env = []string{"build", "-race", "-ldflags=-w", "-o", dir + "/"}, os.Environ()
+		args, env = []string{"build", "-race", "-gcflags=all=-dwarf=false", "-ldflags=-w", "-o", dir + "/"}, os.Environ()
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, programs...)...)
 	cmd.Env = env

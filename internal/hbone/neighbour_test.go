@@ -24,7 +24,7 @@ const neighbourEnv = "HBONE_NEIGHBOUR"
 // neighbourOrder says what a process does beside a victim.
 type neighbourOrder struct {
 	Addr   string
-	What   string // attack, spin or honest
+	What   string // attack, elsewhere, polite, spin or honest
 	Attack string
 	Turn   int           // an attacker of an earlier turn may be locked out still
 	Share  float64       // of a core, for spin and honest
@@ -104,6 +104,8 @@ func TestNeighbourProcess(t *testing.T) {
 		for {
 			t.Run("again", func(t *testing.T) { attackOnce(t, n, from, order.Attack) })
 		}
+	case "polite":
+		readers(t, n, net.IPv4(127, 0, byte(11+order.Turn/250), byte(2+order.Turn%250)), true)
 	case "spin":
 		atMost(order, func() {
 			for end := time.Now().Add(100 * time.Microsecond); time.Now().Before(end); {
@@ -173,19 +175,7 @@ func attackOnce(t *testing.T, n *node, from net.IP, name string) {
 		}
 		<-time.After(200 * time.Millisecond)
 	case "100 slow readers":
-		for range 100 {
-			a := newSilentFrom(t, n, from)
-			a.handshakeOnly(n)
-			a.write([]byte(http2.ClientPreface))
-			a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-			a.fr.WriteWindowUpdate(0, 1<<30)
-			a.connect(1)
-			a.flush()
-			awaitAnswer(a.tc)
-			a.fr.WriteData(1, false, make([]byte, 256<<10))
-			a.flush() // and never reads its echo
-		}
-		<-time.After(10 * time.Second)
+		readers(t, n, from, false)
 	default:
 		i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
 		a := newSilentFrom(t, n, from)
@@ -195,9 +185,44 @@ func attackOnce(t *testing.T, n *node, from net.IP, name string) {
 	}
 }
 
-// handshakeOnly does TLS and does not read.
-func (a *attacker) handshakeOnly(n *node) {
-	a.t.Helper()
-	a.raw.SetReadBuffer(4 << 10)
-	a.tlsClient(n)
+// readersSend is what each of readers sends, in bytes.
+const readersSend = 256 << 10
+
+// readers makes 100 connections, one after the other as fast as the server lets it
+// in, and sends as much on a stream of each. It reads the echo, or never does.
+func readers(t *testing.T, n *node, from net.IP, read bool) {
+	for range 100 {
+		a := newSilentFrom(t, n, from)
+		if !read {
+			a.raw.SetReadBuffer(4 << 10)
+		}
+		a.tlsClient(n)
+		a.write([]byte(http2.ClientPreface))
+		a.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		a.fr.WriteWindowUpdate(0, 1<<30)
+		a.connect(1)
+		a.flush()
+		awaitAnswer(a.tc)
+		a.fr.WriteData(1, false, make([]byte, readersSend))
+		a.flush()
+		if read {
+			awaitEcho(t, a.tc)
+		}
+	}
+	<-time.After(10 * time.Second)
+}
+
+// awaitEcho reads until all that readers has sent is back.
+func awaitEcho(t *testing.T, r io.Reader) {
+	fr := http2.NewFramer(nil, r)
+	fr.SetMaxReadFrameSize(1 << 20)
+	for got := 0; got < readersSend; {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, ok := f.(*http2.DataFrame); ok {
+			got += len(data.Data())
+		}
+	}
 }

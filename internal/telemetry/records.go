@@ -18,9 +18,9 @@ import (
 
 // Config tunes [Records]. The zero Config is ready for use.
 type Config struct {
-	// Recent is how many closed connections are remembered. Zero means 1024;
-	// a remembered connection costs less than 2 KiB (see [Entry]). A negative
-	// value is an error.
+	// Recent is how many closed connections are remembered. Zero means 256, which
+	// is a quarter of a megabyte that stays when load has gone; a remembered
+	// connection costs less than 2 KiB (see [Entry]). A negative value is an error.
 	Recent int
 
 	// Series is how many sets of labels the connection metrics may have at a
@@ -33,12 +33,12 @@ type Config struct {
 // withDefaults returns the configuration that is in force.
 func (c Config) withDefaults() (Config, error) {
 	if c.Recent < 0 {
-		return Config{}, fmt.Errorf("field Recent is %d, want 0 (for 1024) or more", c.Recent)
+		return Config{}, fmt.Errorf("field Recent is %d, want 0 (for 256) or more", c.Recent)
 	}
 	if c.Series < 0 {
 		return Config{}, fmt.Errorf("field Series is %d, want 0 (for 10000) or more", c.Series)
 	}
-	c.Recent = cmp.Or(c.Recent, 1024)
+	c.Recent = cmp.Or(c.Recent, 256)
 	c.Series = cmp.Or(c.Series, 10000)
 	return c, nil
 }

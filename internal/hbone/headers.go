@@ -52,11 +52,13 @@ func newDecoder(limit int) *decoder {
 // connection, since the tables of the two ends would no longer agree.
 func (d *decoder) decode(p []byte) (fields, error) {
 	d.got = fields{}
+	defer func() { d.got = fields{} }()
 	d.dec.SetEmitEnabled(true)
 	_, err := d.dec.Write(p)
 	if err == nil {
 		err = d.dec.Close()
 	}
+	d.forget()
 	if d.got.bytes > d.limit || errors.Is(err, hpack.ErrStringLength) {
 		return fields{}, calm(LimitHeaderBytes, "header of more than %d bytes", d.limit)
 	}
@@ -64,6 +66,19 @@ func (d *decoder) decode(p []byte) (fields, error) {
 		return fields{}, protocolError(http2.ErrCodeCompression, "header block: %v", err)
 	}
 	return d.got, nil
+}
+
+// aField is a block of one field, which is in the static table. Source: RFC 7541,
+// section 6.1 and appendix A.
+var aField = []byte{0x82}
+
+// forget makes the decoder look at something else: it would hold on to the block that
+// it has read last, and so to the buffer of up to 1 MiB in which that came.
+func (d *decoder) forget() {
+	d.dec.SetEmitEnabled(false)
+	// Errors would be those of the block before, which decode has seen.
+	_, _ = d.dec.Write(aField)
+	_ = d.dec.Close()
 }
 
 // emit takes one field from the decoder.

@@ -64,7 +64,9 @@ func (l *ownLayer) updates() int { return l.r.Updates() }
 func (l *ownLayer) read(p []byte) (n int, full bool, err error) {
 	for {
 		k := copy(p[n:], l.rest)
-		n, l.rest = n+k, l.rest[k:]
+		if n, l.rest = n+k, l.rest[k:]; len(l.rest) == 0 {
+			l.rest = nil // not even an empty slice: it would keep the buffer alive
+		}
 		rec, err := l.next()
 		switch {
 		case err != nil:

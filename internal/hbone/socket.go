@@ -37,6 +37,7 @@ type recordConn struct {
 	// Owned by the reader.
 	in       *buffer // what came and the layer has not taken; nil when nothing
 	inClass  int
+	inSince  time.Time     // since when nothing comes, while inClass is for bulk; else zero
 	head     [tlsHead]byte // of the current record
 	headLen  int           // how much of head has passed
 	bodyLeft int           // how much of the current record's body has not passed
@@ -209,15 +210,18 @@ func (r *recordConn) took(b *buffer, n int) {
 
 // readSome reads once from the socket. False means that nothing is there yet.
 func (r *recordConn) readSome(fd uintptr) bool {
-	b := grab(r.budget, r.inClass)
+	b := grab(r.budget, r.classNow())
 	n, err := readFD(fd, b.b[r.in.len():])
 	if n > 0 {
 		r.took(b, n)
-		r.inClass = adapt(b.class, b.w, record, huge)
+		r.inClass, r.inSince = adapt(b.class, b.w, record, huge), time.Time{}
 		return true
 	}
 	b.free()
 	if err == syscall.EAGAIN {
+		if r.inClass > record && r.inSince.IsZero() {
+			r.inSince = time.Now()
+		}
 		return false
 	}
 	if err == nil {
@@ -228,6 +232,15 @@ func (r *recordConn) readSome(fd uintptr) bool {
 	}
 	r.readErr = err
 	return true
+}
+
+// classNow is the class of buffer to read into: what comes after a rest is seldom bulk,
+// though what came before it was.
+func (r *recordConn) classNow() int {
+	if !r.inSince.IsZero() && time.Since(r.inSince) > bulkMemory {
+		r.inClass, r.inSince = record, time.Time{}
+	}
+	return r.inClass
 }
 
 // drop frees what the reader holds. Only the reader calls it, at its end.

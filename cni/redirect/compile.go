@@ -189,6 +189,8 @@ func (a action) exprs() []expr.Any {
 			&expr.Ct{Key: expr.CtKeyMARK, Register: reg},
 			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg, SourceRegister: true},
 		}
+	case untrack:
+		return []expr.Any{&expr.Notrack{}}
 	case setZone:
 		return []expr.Any{
 			&expr.Immediate{Register: reg, Data: binaryutil.NativeEndian.PutUint16(uint16(a.number))},

@@ -22,6 +22,8 @@
 //	proxy to application       mark-prerouting remembers the mark in conntrack
 //	application to proxy       mark-output     puts it back on the answer; table 100
 //
+//	proxy to network           zone-output keeps it out of conntrack, tunnels excepted
+//
 //	a first packet past these  guard-input and guard-output drop it
 //
 // Only TCP is captured, and DNS where asked for. No program of the host is

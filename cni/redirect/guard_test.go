@@ -3,6 +3,7 @@ package redirect_test
 import (
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -124,4 +125,97 @@ func TestNothingBeginsPastTheProxy(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The proxy and the application call from one set of ports, and what conntrack
+// remembers of the one must not be taken for the other's.
+func TestPortsThatTheOtherHasUsed(t *testing.T) {
+	for _, s := range stacks {
+		inPod := netip.AddrPortFrom(s.pod, 9000)
+		for _, tt := range []struct {
+			name string
+			to   netip.AddrPort
+			// before makes a connection from the port and ends it.
+			before func(t *testing.T, w world, to netip.AddrPort)
+			opts   netns.SocketOptions // of who calls then
+			proxy  bool                // who calls then must meet the proxy
+		}{
+			{"nobody answered the proxy", netip.AddrPortFrom(s.nobody, 5555), func(t *testing.T, w world, to netip.AddrPort) {
+				if c, err := dialFrom(t, w.pod, inPod, to, netns.SocketOptions{}, impatience); err == nil {
+					c.Close()
+					t.Fatal("somebody has answered")
+				}
+			}, application, true},
+			{"the proxy was refused", netip.AddrPortFrom(s.outside, 5556), func(t *testing.T, w world, to netip.AddrPort) {
+				if c, err := dialFrom(t, w.pod, inPod, to, netns.SocketOptions{}, patience); err == nil {
+					c.Close()
+					t.Fatal("somebody has answered")
+				}
+			}, application, true},
+			{"the proxy has reset one of the application", netip.AddrPortFrom(s.outside, 5555), func(t *testing.T, w world, to netip.AddrPort) {
+				c, err := dialFrom(t, w.pod, inPod, to, application, patience)
+				if err != nil {
+					return // reset already
+				}
+				defer c.Close()
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					t.Fatal("the proxy has answered")
+				}
+			}, netns.SocketOptions{}, false},
+		} {
+			t.Run(tt.name+", "+s.name, func(t *testing.T) {
+				w := newWorld(t)
+				if err := redirect.Prepare(w.pod); err != nil {
+					t.Fatal(err)
+				}
+				apply(t, w.pod, redirect.Config{IPv6: true, DNS: true, RefuseClosed: true})
+				met := resets(t, w.pod, netip.AddrPortFrom(s.everything.Addr(), 15001), netns.SocketOptions{})
+				there := resets(t, w.outside, netip.AddrPortFrom(s.outside, 5555), application)
+				tt.before(t, w, tt.to)
+				if !tt.proxy { // then it is the proxy that has met the one before
+					<-met
+				}
+				// Whoever takes it resets it, maybe before the dial has returned.
+				c, err := dialFrom(t, w.pod, inPod, tt.to, tt.opts, patience)
+				if err == nil {
+					defer c.Close()
+				}
+				want, other := there, met
+				if tt.proxy {
+					want, other = met, there
+				}
+				select {
+				case <-want:
+				case <-other:
+					t.Errorf("the connection was led to the wrong one; to the proxy: want %v", tt.proxy)
+				case <-time.After(impatience):
+					t.Errorf("nobody has seen the connection; who called: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// resets listens inside ns, resets what comes, and tells of each.
+func resets(t *testing.T, ns *netns.NS, at netip.AddrPort, opts netns.SocketOptions) <-chan struct{} {
+	t.Helper()
+	l, err := ns.Listen(t.Context(), "tcp", at, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	met := make(chan struct{}, 8)
+	serving.Go(func() {
+		for {
+			c, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			_ = c.SetLinger(0) // a socket that refuses is gone
+			c.Close()
+			met <- struct{}{}
+		}
+	})
+	return met
 }

@@ -109,6 +109,8 @@ func (m *machine) step(e expr.Any) {
 		m.say("counter")
 	case *expr.Socket:
 		// The library does not read it back; the comparison that follows tells of it.
+	case *expr.Notrack:
+		m.say("notrack")
 	case *expr.Redir:
 		m.say("redirect to :%s", m.regs[e.RegisterProtoMin].as(formatPort))
 		if max := e.RegisterProtoMax; max != 0 && max != e.RegisterProtoMin {

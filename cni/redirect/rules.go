@@ -142,6 +142,7 @@ const (
 	setConnMark            // of the connection; bits that are not ours stay
 	restoreMark            // of the packet, from the connection
 	setZone                // of conntrack
+	untrack                // conntrack does not follow the packet's connection
 	drop
 )
 
@@ -199,6 +200,7 @@ func (c Config) rules() []rule {
 		add(zonePrerouting, "answers to the proxy's own DNS questions", action{setZone, dnsZone}, isUDP, match{key: srcPort, number: dnsPort}, notByProxy)
 		add(zoneOutput, "the proxy's own DNS questions", action{setZone, dnsZone}, isUDP, toDNS, byProxy)
 	}
+	c.addUntracked(add, isTCP, byProxy, notViaLo)
 	add(markPrerouting, "the proxy opened this connection, with a borrowed address", action{setConnMark, returnMark}, byProxy)
 	add(markOutput, "answers to a borrowed address go back to the proxy", action{kind: restoreMark}, borrowed)
 
@@ -229,6 +231,22 @@ func (c Config) rules() []rule {
 		c.addOutputGuard(add, f, isTCP, notByProxy, notViaLo)
 	}
 	return all
+}
+
+// addUntracked adds what keeps the proxy's own connections out of conntrack, where
+// they would stand in the way of the application's: a connection that nobody
+// answered is remembered for two minutes, and its port is free at once. When the
+// application then calls the same address from that port, conntrack takes its first
+// packet for one more of the proxy's, and no rule of a nat chain is asked; and the
+// other way round, the proxy would be led to itself. Tunnels stay: an application
+// does not call their port, and each of their packets would cost more. So does what
+// the proxy answers.
+func (c Config) addUntracked(add func(chain, string, action, ...match), isTCP, byProxy, notViaLo match) {
+	own := []match{notViaLo, isTCP, byProxy, {key: dstPort, number: tunnelPort, not: true}}
+	for _, port := range []uint32{outboundPort, inboundPort, tunnelPort} {
+		own = append(own, match{key: srcPort, number: port, not: true})
+	}
+	add(zoneOutput, "the proxy's own connections to the network", action{kind: untrack}, own...)
 }
 
 // The guards stand behind the redirection, which asks about the first packet of a
@@ -276,7 +294,9 @@ func (c Config) addInbound(add func(chain, string, action, ...match), f ipFamily
 	if f.probe.IsValid() {
 		add(natPrerouting, "probes pass by the proxy", action{kind: accept}, f.is(), match{key: srcAddr, addr: f.probe}, isTCP)
 	}
-	network := []match{f.is(), f.notLoopback(), isTCP, {key: dstPort, number: tunnelPort, not: true}, notByProxy}
+	// Only what begins: answers to a connection that is not followed seem new where the
+	// setting that refuses such beginnings could not be made.
+	network := []match{f.is(), f.notLoopback(), isTCP, {key: begins}, {key: dstPort, number: tunnelPort, not: true}, notByProxy}
 	capture := action{redirectTo, inboundPort}
 	if !c.refusesClosed() {
 		add(natPrerouting, "plaintext from the network", capture, network...)

@@ -60,6 +60,7 @@ type attachment struct {
 	seen     *Pod // what the source said when it was last made what it should be; nil: look again
 
 	// Changed and read by the holder of busy.
+	heard     bool      // the source has known of the pod without being asked anew
 	mark      Mark      // what was last reported
 	marked    time.Time // and when
 	complaint string    // what was last logged about it

@@ -143,7 +143,7 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 		a.forget(ctx, at, "its network namespace is gone")
 		return nil
 	}
-	p, found, err := a.pods.Lookup(ctx, at.rec.Namespace, at.rec.Name)
+	p, found, err := a.lookup(ctx, at)
 	if err != nil { // it stays what it was
 		err = fmt.Errorf("look the pod up: %w", err)
 		if at.rec.Captured {
@@ -159,6 +159,25 @@ func (a *Agent) compare(ctx context.Context, at *attachment) error {
 		return nil
 	}
 	return a.settle(ctx, at, p, false)
+}
+
+// lookup finds the pod of at. One that the source has not heard of since the pod
+// came is asked for anew: the news of its beginning may still be on the way, which
+// is not that it is gone. The caller holds at.
+func (a *Agent) lookup(ctx context.Context, at *attachment) (Pod, bool, error) {
+	p, found, err := a.pods.Lookup(ctx, at.rec.Namespace, at.rec.Name)
+	if err != nil {
+		return p, found, err
+	}
+	if found && p.UID == at.rec.UID {
+		at.heard = true
+	}
+	if at.heard {
+		return p, found, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
+	defer cancel()
+	return a.pods.Fetch(ctx, at.rec.Namespace, at.rec.Name)
 }
 
 // strand takes a pod that has ended, or is not known any more, out of the mesh and

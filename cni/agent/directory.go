@@ -91,6 +91,11 @@ func (d *Directory) Lookup(ctx context.Context, namespace, name string) (Pod, bo
 	return FromKubernetes(pod, namespace, ns.Labels), true, nil
 }
 
+// Fetch is Lookup, which reads the directory each time.
+func (d *Directory) Fetch(ctx context.Context, namespace, name string) (Pod, bool, error) {
+	return d.Lookup(ctx, namespace, name)
+}
+
 // List reads what has changed in the directory, and returns all pods in it.
 func (d *Directory) List(ctx context.Context) ([]Pod, error) {
 	set, err := d.reader.Read(ctx)

@@ -20,10 +20,12 @@ import (
 
 // lookupPatience is how long a new pod may be unknown to the source, which hears
 // of it on another way than the runtime does; lookupEvery is the time between
-// two looks.
+// two looks, and each fetchEach of them asks anew: a source may hear of nothing for
+// a minute after its cluster was away, and pods start meanwhile.
 const (
 	lookupPatience = time.Second
 	lookupEvery    = 20 * time.Millisecond
+	fetchEach      = 5
 )
 
 // Add takes a new pod into the mesh if it belongs there, and remembers it in
@@ -66,8 +68,12 @@ func (a *Agent) waitPod(ctx context.Context, req event.Add) (Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
 	defer cancel()
 	why := errors.New("it was not looked up in time")
-	for {
-		p, found, err := a.pods.Lookup(ctx, req.PodNamespace, req.PodName)
+	for try := 1; ; try++ {
+		look := a.pods.Lookup
+		if try%fetchEach == 0 {
+			look = a.pods.Fetch
+		}
+		p, found, err := look(ctx, req.PodNamespace, req.PodName)
 		switch {
 		case ctx.Err() != nil: // what the look before found is what counts
 		case err != nil:

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,9 @@ type world struct {
 	events    []string
 	changed   func()
 	leave     bool
+
+	deaf   atomic.Bool  // who asks for what is known hears of no pod
+	looked atomic.Int64 // how often it was asked for what is known
 }
 
 func newWorld() *world {
@@ -62,7 +66,15 @@ func (w *world) runs(name string, s sandbox, mode string) {
 	})
 }
 
-func (w *world) Lookup(_ context.Context, namespace, name string) (Pod, bool, error) {
+func (w *world) Lookup(ctx context.Context, namespace, name string) (Pod, bool, error) {
+	w.looked.Add(1)
+	if w.deaf.Load() {
+		return Pod{}, false, nil
+	}
+	return w.Fetch(ctx, namespace, name)
+}
+
+func (w *world) Fetch(_ context.Context, namespace, name string) (Pod, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, ok := w.pods[name]
@@ -183,6 +195,39 @@ func TestPodThatRanBefore(t *testing.T) {
 	w.runs("plain", other, "")
 	eventually(t, "and lets it go", func() bool { return n.state("plain") == event.Outside && other.rules(t) == "" })
 	eventually(t, "and its mark goes", func() bool { return slices.Equal(w.marked("plain"), []Mark{Marked, Unmarked}) })
+}
+
+// A pod may start before the source has heard of it: watches begin anew late after an
+// API server was away.
+func TestPodThatTheSourceHasNotHeardOf(t *testing.T) {
+	w := newWorld()
+	s := newSandbox(t, "10.74.0.2/24")
+	w.set("web", func(p *Pod) {
+		p.IPs, p.NamespaceLabels = []netip.Addr{s.addr.Addr()}, map[string]string{modeLabel: modeAmbient}
+	})
+	w.deaf.Store(true)
+	n := newClusterNode(t, w, Config{})
+	z := n.newZtunnel()
+	req := s.request("web", "c1")
+	req.PodUID = "u-web"
+	n.mustAsk(event.PathAdd, req)
+	if got := n.state("web"); got != event.Enrolled {
+		t.Errorf("the pod is %q, want it enrolled", got)
+	}
+	compared := func() {
+		t.Helper()
+		before := w.looked.Load()
+		eventually(t, "some comparisons", func() bool { return w.looked.Load() > before+3 })
+	}
+	compared()
+	if got := n.state("web"); got != event.Enrolled || !z.has("u-web", s.ns) {
+		t.Errorf("the pod is %q after comparisons, want it enrolled", got)
+	}
+	// Once it was heard of, its absence is its end.
+	w.deaf.Store(false)
+	compared()
+	w.deaf.Store(true)
+	eventually(t, "a pod that is known no more is given back", func() bool { return !z.has("u-web", s.ns) })
 }
 
 func TestRuntimeIsNotBelieved(t *testing.T) {

@@ -27,6 +27,10 @@ type PodSource interface {
 	// the source cannot say.
 	Lookup(ctx context.Context, namespace, name string) (p Pod, found bool, err error)
 
+	// Fetch finds a pod by name as it is now, however late the source hears of
+	// changes. It may wait. An error means that it cannot be said.
+	Fetch(ctx context.Context, namespace, name string) (p Pod, found bool, err error)
+
 	// List returns all pods that may be of this node. An error means that the source
 	// cannot say.
 	List(ctx context.Context) ([]Pod, error)

@@ -69,6 +69,12 @@ func TestSource(t *testing.T) {
 	if _, _, err := s.Lookup(t.Context(), ns, "web"); err == nil {
 		t.Error("a source that has read nothing knows who is not there")
 	}
+	if p, found, err := s.Fetch(t.Context(), ns, "web"); err != nil || !found || p.UID != string(made.UID) || p.NamespaceLabels["istio.io/dataplane-mode"] != "ambient" {
+		t.Errorf("asked anew before anything was read: %+v, %v, %v", p, found, err)
+	}
+	if _, found, err := s.Fetch(t.Context(), ns, "nobody"); err != nil || found {
+		t.Errorf("asked anew for who is not there: %v, %v", found, err)
+	}
 	var changes atomic.Int64
 	start(t, func(ctx context.Context) {
 		if err := s.Watch(ctx, func() { changes.Add(1) }); err != nil {

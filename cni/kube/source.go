@@ -24,6 +24,7 @@ import (
 // Source knows the pods of one node.
 type Source struct {
 	// Set by NewSource, then only read.
+	client     kubernetes.Interface
 	pods       cache.SharedIndexInformer
 	namespaces cache.SharedIndexInformer
 	podList    listers.PodLister
@@ -43,7 +44,8 @@ func NewSource(client kubernetes.Interface, node string) *Source {
 		}))
 	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
 	return &Source{
-		pods: ofNode.Core().V1().Pods().Informer(), podList: ofNode.Core().V1().Pods().Lister(),
+		client: client,
+		pods:   ofNode.Core().V1().Pods().Informer(), podList: ofNode.Core().V1().Pods().Lister(),
 		namespaces: all.Core().V1().Namespaces().Informer(), nsList: all.Core().V1().Namespaces().Lister(),
 	}
 }
@@ -90,6 +92,23 @@ func (s *Source) Lookup(_ context.Context, namespace, name string) (agent.Pod, b
 	return pod, err == nil, err
 }
 
+// Fetch reads a pod and its namespace from the API server, whatever the watches have
+// told: the library begins them anew up to a minute after the API server was away.
+func (s *Source) Fetch(ctx context.Context, namespace, name string) (agent.Pod, bool, error) {
+	p, err := s.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return agent.Pod{}, false, nil
+	}
+	if err != nil {
+		return agent.Pod{}, false, err
+	}
+	ns, err := s.client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	if err != nil {
+		return agent.Pod{}, false, fmt.Errorf("namespace of pod %s/%s: %w", namespace, name, err)
+	}
+	return join(p, ns), true, nil
+}
+
 // List returns all pods of the node.
 func (s *Source) List(context.Context) ([]agent.Pod, error) {
 	if !s.synced() {
@@ -120,13 +139,18 @@ func (s *Source) describe(p *corev1.Pod) (agent.Pod, error) {
 	if err != nil {
 		return agent.Pod{}, fmt.Errorf("namespace of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
+	return join(p, ns), nil
+}
+
+// join says of a pod and its namespace what the agent needs.
+func join(p *corev1.Pod, ns *corev1.Namespace) agent.Pod {
 	pod := agent.FromKubernetes(p, p.Namespace, ns.Labels)
 	for _, ip := range p.Status.PodIPs {
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {
 			pod.IPs = append(pod.IPs, addr.Unmap())
 		}
 	}
-	return pod, nil
+	return pod
 }
 
 // Watch reads the cluster and calls fn once it has, and after each change that

@@ -18,9 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -32,6 +34,13 @@ const (
 
 	// readTimeout bounds a live read: a caller waits for it.
 	readTimeout = 5 * time.Second
+
+	// againFirst and againMost are the first and the longest wait before something is
+	// read again that could not be; the library makes up to twice as much of it. The
+	// library's own longest is a minute: for so long after the API server was away a
+	// new pod would be unknown to the mesh. Our choice: some requests a second from all
+	// kinds together, and a few seconds late.
+	againFirst, againMost = 500 * time.Millisecond, 5 * time.Second
 
 	// inClusterNamespace says which namespace the process' pod is of.
 	inClusterNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
@@ -99,6 +108,13 @@ func loadConfig(path string) (*rest.Config, error) {
 		return nil, errors.New("this is no pod of a cluster: say which cluster by --kubeconfig")
 	}
 	return config, err
+}
+
+// reflecting is how a reflector of that name reads.
+func reflecting(name string) cache.ReflectorOptions {
+	return cache.ReflectorOptions{Name: name, Backoff: &wait.Backoff{
+		Duration: againFirst, Cap: againMost, Steps: int(againMost / againFirst), Factor: 2, Jitter: 1,
+	}}
 }
 
 // OwnNamespace is the namespace of the pod that the process runs in; empty

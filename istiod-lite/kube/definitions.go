@@ -205,7 +205,7 @@ func (s *Source) readDefinitions(ctx context.Context, d *definitions) {
 			return w, err
 		},
 	}
-	reflector := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, d, cache.ReflectorOptions{Name: "CustomResourceDefinition"})
+	reflector := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, d, reflecting("CustomResourceDefinition"))
 	reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
 

@@ -166,7 +166,7 @@ func (f *feed) run(ctx context.Context, client rest.Interface, version string) {
 	f.mu.Lock()
 	f.reads = version
 	f.mu.Unlock()
-	reflector := cache.NewReflectorWithOptions(f.listWatch(client), f.kind.empty(), f, cache.ReflectorOptions{Name: string(f.kind.kind)})
+	reflector := cache.NewReflectorWithOptions(f.listWatch(client), f.kind.empty(), f, reflecting(string(f.kind.kind)))
 	// What goes wrong is noted by listWatch; the library's own lines would come
 	// again and again.
 	reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))

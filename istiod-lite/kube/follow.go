@@ -72,7 +72,7 @@ func follow[P interface {
 }](ctx context.Context, c *Client, resource, namespace, name string, empty P, store *named[P]) {
 	store.there = map[string]bool{}
 	lw := cache.NewListWatchFromClient(c.typed.CoreV1().RESTClient(), resource, namespace, fields.OneTermEqualSelector("metadata.name", name))
-	reflector := cache.NewReflectorWithOptions(lw, empty, store, cache.ReflectorOptions{Name: resource + "/" + name})
+	reflector := cache.NewReflectorWithOptions(lw, empty, store, reflecting(resource+"/"+name))
 	reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
 

@@ -175,7 +175,7 @@ func (c *Client) FollowMade(ctx context.Context, selector string, fn func(o meta
 					return resource.Watch(ctx, o)
 				},
 			}
-			reflector := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, newWatched(fn), cache.ReflectorOptions{Name: "made " + gvr.Resource})
+			reflector := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, newWatched(fn), reflecting("made "+gvr.Resource))
 			reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 		})
 	}

@@ -135,6 +135,12 @@ func (e *Env) newcomer(ctx context.Context) error {
 const (
 	newPods  = 20
 	newWaves = 5
+	// slowestNoted is how many of a wave are noted one by one.
+	slowestNoted = 5
+	// firstWithin is how long the first answer may take one pod in a hundred after its
+	// program has started. Where the machine itself is slower, as pods outside the mesh
+	// show, at most twice as long as there.
+	firstWithin = 250 * time.Millisecond
 )
 
 func firstConnection(ctx context.Context, e *Env) (string, error) {
@@ -179,7 +185,11 @@ func firstConnection(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("first answer: %s; outside the mesh: %s; no plaintext in %d frames", contacts(inside), contacts(control), got.Frames), nil
+	evidence := fmt.Sprintf("first answer: %s; outside the mesh: %s; no plaintext in %d frames", contacts(inside), contacts(control), got.Frames)
+	if slow := p99(inside); slow > firstWithin && slow > 2*p99(control) {
+		return "", fmt.Errorf("%s; want at most %v at p99, or twice what it takes outside", evidence, firstWithin)
+	}
+	return evidence, nil
 }
 
 // newcomers starts pods that call an address at once, says how long it took them, and
@@ -204,15 +214,25 @@ func (e *Env) newcomers(ctx context.Context, namespace, address string) ([]conta
 
 // contact is the first connection of a pod: how long it took in all, and of that to
 // look the name up and to connect.
-type contact struct{ took, lookup, connect time.Duration }
+type contact struct {
+	pod                   Pod
+	begun                 string // by the pod's clock, which is the machine's
+	took, lookup, connect time.Duration
+}
+
+// p99 is how long the slowest of a hundred first connections took; it sorts them.
+func p99(all []contact) time.Duration {
+	slices.SortFunc(all, func(a, b contact) int { return cmp.Compare(a.took, b.took) })
+	return all[(len(all)-1)*99/100].took
+}
 
 // contacts says how long first connections took, and where the time of the slowest went.
 func contacts(all []contact) string {
-	slices.SortFunc(all, func(a, b contact) int { return cmp.Compare(a.took, b.took) })
+	slow := p99(all)
 	ms := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 	worst := all[len(all)-1]
 	return fmt.Sprintf("%d pods, %v at the median, %v at p99, %v at worst (lookup %v, connect %v)",
-		len(all), ms(all[len(all)/2].took), ms(all[(len(all)-1)*99/100].took), ms(worst.took), ms(worst.lookup), ms(worst.connect))
+		len(all), ms(all[len(all)/2].took), ms(slow), ms(worst.took), ms(worst.lookup), ms(worst.connect))
 }
 
 // firstLines reads what the pods of an app say about their first connection.
@@ -228,12 +248,17 @@ func (e *Env) firstLines(ctx context.Context, namespace, app string) ([]contact,
 			return nil, err
 		}
 		var took, lookup, connect int64
+		var begun string
 		line, _, _ := strings.Cut(out[max(strings.Index(out, "first:"), 0):], "\n")
-		if _, err := fmt.Sscanf(line, "first: ok %d us, lookup %d us, connect %d us", &took, &lookup, &connect); err != nil {
+		if _, err := fmt.Sscanf(line, "first: ok %d us, lookup %d us, connect %d us, begun %s", &took, &lookup, &connect, &begun); err != nil {
 			return nil, fmt.Errorf("pod %v on %s says %q", p, p.Node, line)
 		}
 		us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
-		all = append(all, contact{us(took), us(lookup), us(connect)})
+		all = append(all, contact{p, begun, us(took), us(lookup), us(connect)})
+	}
+	slices.SortFunc(all, func(a, b contact) int { return cmp.Compare(b.took, a.took) })
+	for _, c := range all[:min(len(all), slowestNoted)] { // so that the proxies' logs can be laid beside them
+		e.Note("first connection of %v (%v) on %s, begun %s: %v, lookup %v, connect %v", c.pod, c.pod.IP, c.pod.Node, c.begun, c.took, c.lookup, c.connect)
 	}
 	return all, nil
 }

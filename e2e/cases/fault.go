@@ -292,9 +292,11 @@ func agentAway(ctx context.Context, e *Env) (string, error) {
 	if err := e.renew(ctx, agents); err != nil {
 		return "", err
 	}
+	e.Note("they are back")
 	if err := e.newcomer(ctx); err != nil {
 		return "", err
 	}
+	e.Note("a new pod is in")
 	evidence, err := g.clean()
 	return fmt.Sprintf("agents killed %d times within %v, no pod unready; %s", killed, agentsAwayFor, evidence), err
 }
@@ -375,9 +377,11 @@ func istiodDown(ctx context.Context, e *Env) (string, error) {
 	if err := back(ctx); err != nil {
 		return "", err
 	}
+	e.Note("it is back")
 	if err := e.newcomer(ctx); err != nil {
 		return "", err
 	}
+	e.Note("a new pod is in")
 	evidence, err := g.clean()
 	return fmt.Sprintf("down for %v, %d pods came and went; %s", downFor, rounds, evidence), err
 }
@@ -428,20 +432,18 @@ func apiserverDown(ctx context.Context, e *Env) (string, error) {
 		return "", err
 	}
 	e.Note("the API server is back")
-	// What is made now comes into the mesh as before.
-	if err := e.Apply(ctx, App{Name: "after", Replicas: 2}.manifest()); err != nil {
-		return "", err
-	}
-	// Each of those who watch comes back in its own time: controllers, scheduler,
-	// kubelets, agents.
-	for range 2 {
-		if err = e.WaitReady(ctx, e.Namespace, "after", 2); err == nil {
-			break
+	// What is made now comes into the mesh as before. Nobody is needed for it but
+	// kubelets and agents, who come back in their own time; controllers and scheduler
+	// take longer.
+	for _, n := range e.Cluster.Nodes() {
+		if _, err := e.Kube.CoreV1().Pods(e.Namespace).Create(ctx, barePod("after-"+n.Name, "after", n.Name), metav1.CreateOptions{}); err != nil {
+			return "", err
 		}
 	}
-	if err != nil {
+	if err := e.WaitReady(ctx, e.Namespace, "after", len(e.Cluster.Nodes())); err != nil {
 		return "", err
 	}
+	e.Note("new pods are ready")
 	after, err := e.Pod(ctx, "after")
 	if err != nil {
 		return "", err

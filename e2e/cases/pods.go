@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/e2e/cluster"
 	"github.com/ambit-mesh/ambit/internal/lab/labapp"
@@ -100,6 +101,24 @@ spec:
         ports: [{name: http, containerPort: 8080}, {name: echo, containerPort: 7000}]
         %[7]s
 `, a.Name, max(a.Replicas, 1), labels, node, cluster.AppImage, env, probes, deployment, selector)
+}
+
+// barePod is a pod of an app that no controller has made and no scheduler places.
+func barePod(name, app, node string) *corev1.Pod {
+	grace := int64(5)
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{
+			NodeName: node, TerminationGracePeriodSeconds: &grace,
+			Containers: []corev1.Container{{
+				Name: "app", Image: cluster.AppImage, ImagePullPolicy: corev1.PullIfNotPresent,
+				Env: []corev1.EnvVar{{Name: "POD_NAME", Value: name}},
+				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+					HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(labapp.HTTPPort)},
+				}},
+			}},
+		},
+	}
 }
 
 // Deploy makes apps and waits until all their pods are ready.
@@ -288,9 +307,15 @@ func (p Pod) Hello(ctx context.Context, address string) (labapp.Hello, error) {
 
 // Refused makes sure that an HTTP server does not answer.
 func (p Pod) Refused(ctx context.Context, address string) error {
-	hello, err := p.Hello(ctx, address)
-	if err == nil {
-		return fmt.Errorf("%v reached %s (%s), and must not", p, address, hello.Pod)
+	return p.RefusedAll(ctx, address, 1)
+}
+
+// RefusedAll makes sure that an HTTP server answers none of n requests that are sent at
+// once.
+func (p Pod) RefusedAll(ctx context.Context, address string, n int) error {
+	r, err := p.Do(ctx, labapp.Request{Do: labapp.DoHTTP, Address: address, Count: n, AtOnce: n})
+	if err == nil || len(r.Hellos) > 0 {
+		return fmt.Errorf("%v reached %s (%d of %d requests, %s), and must not", p, address, len(r.Hellos), n, r.Hellos[0].Pod)
 	}
 	if _, perr := p.PID(); perr != nil {
 		return perr // it could not even try

@@ -386,8 +386,8 @@ spec:
 	if err := e.Reachable(ctx, friend, "server:80"); err != nil {
 		return "", err
 	}
-	for range settled {
-		if err := foe.Refused(ctx, "server:80"); err != nil {
+	for _, atOnce := range []int{1, settled} {
+		if err := foe.RefusedAll(ctx, "server:80", atOnce); err != nil {
 			return "", err
 		}
 	}

@@ -138,6 +138,8 @@ func kubeletConfig() ([]byte, error) {
 		"oomScoreAdj": 0,
 		"kubeAPIQPS":  100, "kubeAPIBurst": 200, "registryPullQPS": 0, "serializeImagePulls": false,
 		"nodeStatusUpdateFrequency": "4s", "maxPods": 200,
+		// How long a changed ConfigMap takes into a pod that runs; else a minute.
+		"syncFrequency": "10s",
 	}, "", "  ")
 }
 

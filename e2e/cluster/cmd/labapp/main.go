@@ -92,5 +92,6 @@ func first(ctx context.Context, address string) {
 	if err != nil {
 		text = fmt.Sprintf("first: %q", err)
 	}
-	fmt.Printf("%s %d us, lookup %d us, connect %d us\n", text, time.Since(start).Microseconds(), found.Sub(start).Microseconds(), connected.Sub(found).Microseconds())
+	fmt.Printf("%s %d us, lookup %d us, connect %d us, begun %s\n", text,
+		time.Since(start).Microseconds(), found.Sub(start).Microseconds(), connected.Sub(found).Microseconds(), start.UTC().Format(time.RFC3339Nano))
 }

@@ -40,6 +40,7 @@ type Stream struct {
 	released bool      // the user is done
 	err      error     // why no more can be received
 	pipe     *pipe     // set by Pipe
+	onEnd    func()    // set by OnEnd; often nil
 	readable sync.Cond // of mu
 	readTime deadline
 }

@@ -150,7 +150,11 @@ func (s *Stream) receiveEnd() {
 	s.end = true
 	s.readable.Broadcast()
 	s.finishReceive()
+	tell := s.onEnd
 	s.mu.Unlock()
+	if tell != nil {
+		tell()
+	}
 	c.leaveIfUnused()
 }
 

@@ -46,10 +46,50 @@ func (b *body) begin(r *Reader, how framed, length int64) *body {
 
 // Buffered implements [message.Body].
 func (b *body) Buffered() int {
-	if b.done {
+	n := b.r.Buffered()
+	switch {
+	case b.done, b.how == chunked && !b.ready():
 		return 0
+	case b.how == counted:
+		return int(min(int64(n), b.left))
 	}
-	return b.r.Buffered()
+	return n
+}
+
+// ready reports whether Read returns something of a chunked body without waiting: a
+// part of a line is not something.
+func (b *body) ready() bool {
+	p := b.r.Peek()
+	for state := b.state; ; {
+		most := 2
+		switch state {
+		case inChunk:
+			return len(p) > 0
+		case atTail:
+			return bytes.HasPrefix(p, headEnd[:2]) || bytes.Contains(p, headEnd) || len(p) > maxTrailer || bareEnd(p)
+		case atSize:
+			most = maxChunkDigits + 2
+		case atEnd:
+		}
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			return len(p) >= most
+		}
+		if i == 0 || p[i-1] != '\r' || i >= most || state == atEnd && i > 1 {
+			return true // what is wrong is said at once
+		}
+		if state == atEnd {
+			p, state = p[i+1:], atSize
+			continue
+		}
+		n, err := chunkSize(p[:i-1])
+		if err != nil {
+			return true
+		}
+		if p, state = p[i+1:], inChunk; n == 0 {
+			state = atTail
+		}
+	}
 }
 
 // Whole implements [message.Body].

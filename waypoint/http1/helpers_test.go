@@ -19,11 +19,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type pieces struct {
 	text string
 	size int
+	read int // how often it was read
 }
 
 func (p *pieces) SetReadDeadline(time.Time) error { return nil }
 
 func (p *pieces) Read(b []byte) (int, error) {
+	p.read++
 	if p.text == "" {
 		return 0, io.EOF
 	}
@@ -35,7 +37,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 // forward reads all requests of text and writes them as they would go on. The
 // error is why it stopped, nil at a clean end.
 func forward(text string, size int) (out string, count int, err error) {
-	r := NewReader(&pieces{text, size})
+	src := &pieces{text: text, size: size}
+	r := NewReader(src)
 	var sent bytes.Buffer
 	w := NewWriter(&sent)
 	buf := make([]byte, 37)
@@ -53,7 +56,10 @@ func forward(text string, size int) (out string, count int, err error) {
 		if req.Body != nil {
 			for err == nil {
 				var n int
-				n, err = req.Body.Read(buf)
+				ready, before := req.Body.Buffered(), src.read
+				if n, err = req.Body.Read(buf); ready > 0 && src.read > before {
+					return "", count, errWaited
+				}
 				w.Body(buf[:n])
 			}
 			if err != io.EOF {
@@ -68,6 +74,10 @@ func forward(text string, size int) (out string, count int, err error) {
 		}
 	}
 }
+
+// errWaited is a body that says it has something and then waits for it: who relies on
+// that keeps back what it should send on.
+var errWaited = errors.New("a body of which something was there has waited")
 
 // lines joins lines as HTTP wants them.
 func lines(l ...string) string { return strings.Join(l, "\r\n") }

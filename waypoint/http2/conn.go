@@ -69,7 +69,7 @@ type Conn struct {
 	// mu guards all below.
 	mu       sync.Mutex
 	streams  map[uint32]*Stream
-	handlers sync.WaitGroup
+	tasks    sync.WaitGroup // handlers, and who writes to a peer that is slow
 	out      output
 	err      error // why it ended
 	lastPeer uint32
@@ -118,7 +118,7 @@ func (c *Conn) Serve(initial []byte) error {
 	c.conn.SetReadDeadline(time.Now().Add(helloTime))
 	err := c.in.run(initial)
 	c.end(err)
-	c.handlers.Wait()
+	c.tasks.Wait()
 	c.conn.Close()
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return nil
@@ -144,7 +144,11 @@ func (c *Conn) hello() {
 		p = append(p, byte(s.ID>>8), byte(s.ID), byte(s.Val>>24), byte(s.Val>>16), byte(s.Val>>8), byte(s.Val))
 	}
 	c.out.add(http2.FrameSettings, 0, 0, p)
-	c.out.addWindow(0, connWindow-(1<<16-1))
+	window := connWindow
+	if c.handle == nil {
+		window = answerWindow
+	}
+	c.out.addWindow(0, window-(1<<16-1))
 }
 
 // end ends all streams for err and says why to the peer.
@@ -166,11 +170,14 @@ func (c *Conn) end(err error) {
 		c.farewell.Stop()
 	}
 	c.mu.Unlock()
+	c.conn.SetWriteDeadline(time.Now().Add(time.Second)) // somebody may be writing
 	if ce != nil {
-		c.conn.SetWriteDeadline(time.Now().Add(time.Second))
 		c.flush()
 	}
 	c.mu.Lock()
+	for ce != nil && c.out.writing {
+		c.out.room.Wait() // until it is said, or the deadline
+	}
 	if c.out.err == nil {
 		c.out.err = ErrClosed
 	}

@@ -16,6 +16,12 @@ const (
 	// leaves three quarters to the others.
 	streamWindow = 256 << 10
 	connWindow   = 1 << 20
+	// SharedRequests is how many requests of ours may share a connection, and
+	// answerWindow is how much a peer may send on it ahead of who reads the answers,
+	// in bytes: as much as there can be for clients that do not read. They are other
+	// people's, and keep nobody else from an answer.
+	SharedRequests = 100
+	answerWindow   = SharedRequests * streamWindow
 	// maxFrame is the largest payload that we accept, in bytes: the least that
 	// may be said. Source: RFC 9113, section 6.5.2.
 	maxFrame = 16 << 10

@@ -299,6 +299,7 @@ func (in *reader) onReset(h h2.FrameHead, p []byte) error {
 	if code == http2.ErrCodeNo && s.recv.ended {
 		s.send.err = &StreamError{Code: code, Remote: true} // it has said all and wants no more
 		s.send.ready.Broadcast()
+		c.out.room.Broadcast()
 	} else {
 		s.fail(&StreamError{Code: code, Remote: true, Unprocessed: code == http2.ErrCodeRefusedStream})
 	}

@@ -104,6 +104,7 @@ func (s *Stream) fail(err error) {
 	}
 	s.recv.ready.Broadcast()
 	s.send.ready.Broadcast()
+	s.c.out.room.Broadcast()
 }
 
 // resetLocked ends the stream and tells the peer, and gives back the credit of
@@ -301,6 +302,17 @@ func (s *Stream) Write(p []byte, end bool) error {
 			return nil
 		}
 	}
+}
+
+// Room is how many bytes of want Write takes now without waiting. What others write on
+// the connection may take it.
+func (s *Stream) Room(want int) int {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if len(s.c.out.frames) > maxQueued {
+		return 0
+	}
+	return max(0, min(want, s.send.window, s.c.peer.send))
 }
 
 // Trailers sends trailers, which end our side.

@@ -80,7 +80,23 @@ func (c *Conn) addHeaders(stream uint32, block []byte, end bool) {
 // Measured for the tunnels: internal/hbone.
 const crowded = 200 * time.Microsecond
 
-// flush writes what is queued, unless somebody is writing, who then does.
+// nowWriter is a connection that takes what it can without waiting.
+type nowWriter interface {
+	WriteNow(p []byte) (n int, err error)
+}
+
+// writeNow writes what the connection takes without waiting; of one that cannot say
+// so that is nothing.
+func (c *Conn) writeNow(p []byte) (n int, err error) {
+	if w, ok := c.conn.(nowWriter); ok {
+		return w.WriteNow(p)
+	}
+	return 0, nil
+}
+
+// flush writes what is queued, unless somebody is writing, who then does. It does not
+// wait for the peer: who comes by has a request of its own to end in time, or reads
+// what the peer needs us to read before it reads itself.
 func (c *Conn) flush() {
 	c.mu.Lock()
 	o := &c.out
@@ -98,25 +114,66 @@ func (c *Conn) flush() {
 		c.mu.Lock()
 	}
 	for len(o.frames) > 0 && o.err == nil {
-		p := o.frames
-		o.frames, o.spare, o.answers = o.spare[:0], nil, 0
+		p := o.take()
 		c.mu.Unlock()
-		_, err := c.conn.Write(p)
+		n, err := c.writeNow(p)
 		c.mu.Lock()
-		if err != nil && o.err == nil {
-			o.err = err
-			c.conn.Close() // the reader ends, and all streams with it
+		if err == nil && n < len(p) && o.err == nil {
+			c.tasks.Go(func() { c.writeRest(p, n) })
+			c.mu.Unlock()
+			return
 		}
-		if cap(p) <= maxQueued {
-			o.spare = p[:0]
-		}
-		o.room.Broadcast()
+		c.wrote(p, err)
 	}
+	o.stop()
+	c.mu.Unlock()
+	c.closeIfOver()
+}
+
+// writeRest writes what flush could not, and what comes meanwhile.
+func (c *Conn) writeRest(p []byte, from int) {
+	o := &c.out
+	for {
+		_, err := c.conn.Write(p[from:])
+		c.mu.Lock()
+		c.wrote(p, err)
+		if len(o.frames) == 0 || o.err != nil {
+			break
+		}
+		p, from = o.take(), 0
+		c.mu.Unlock()
+	}
+	o.stop()
+	c.mu.Unlock()
+	c.closeIfOver()
+}
+
+// take takes what is queued.
+func (o *output) take() []byte {
+	p := o.frames
+	o.frames, o.spare, o.answers = o.spare[:0], nil, 0
+	return p
+}
+
+// wrote notes that p has been written, or why not. The caller holds mu.
+func (c *Conn) wrote(p []byte, err error) {
+	o := &c.out
+	if err != nil && o.err == nil {
+		o.err = err
+		c.conn.Close() // the reader ends, and all streams with it
+	}
+	if cap(p) <= maxQueued {
+		o.spare = p[:0]
+	}
+	o.room.Broadcast()
+}
+
+// stop ends being the writer.
+func (o *output) stop() {
 	if o.writing = false; cap(o.frames) > 4<<10 {
 		o.frames, o.spare = nil, nil // an idle connection holds no buffer
 	}
-	c.mu.Unlock()
-	c.closeIfOver()
+	o.room.Broadcast()
 }
 
 // addCredit gives credit of the connection back and reports whether something

@@ -79,7 +79,11 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 	f.toward(e)
 	conn, release, err := e.OpenBytes(ctx)
 	if err != nil {
-		e.Failed(err)
+		if f.ofClient(ctx, err) {
+			e.Drop()
+		} else {
+			e.Failed(err)
+		}
 		return refused(f.explain(ctx, err))
 	}
 	defer release()

@@ -23,6 +23,30 @@ var (
 	errTryTimeout = errors.New("the timeout of one try has passed")
 )
 
+// clientError is why a client cannot be answered. It says nothing of the endpoint.
+type clientError struct{ err error }
+
+func (e *clientError) Error() string { return "answer to the client: " + e.err.Error() }
+
+// Unwrap makes errors.Is and errors.As see the cause.
+func (e *clientError) Unwrap() error { return e.err }
+
+// toClient is a clientError for err; nil for nil.
+func toClient(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &clientError{err}
+}
+
+// ofClient reports whether the client is why a request has come to nothing: it has
+// gone, has broken the request off, or takes no answer. This waypoint's end counts as
+// well; that it took too long does not.
+func (f *flight) ofClient(ctx context.Context, err error) bool {
+	_, unanswered := errors.AsType[*clientError](err)
+	return unanswered || leftAlone(ctx) || f.pump.failed()
+}
+
 // exchange sends the request to endpoints until one answers, and the answer to
 // the client.
 func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete bool) {
@@ -105,7 +129,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // again decides whether the request is sent once more.
 func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *message.Response, err error) bool {
-	if ctx.Err() != nil || !f.pump.replayable() {
+	if ctx.Err() != nil || !f.pump.replayable() || err != nil && f.ofClient(ctx, err) {
 		return false
 	}
 	if r == nil {
@@ -169,7 +193,7 @@ func (f *flight) giveUp(ctx context.Context, e *upstream.Endpoint, up upstream.E
 	switch {
 	case status != 0:
 		e.Done(status)
-	case leftAlone(ctx):
+	case f.ofClient(ctx, err):
 		e.Drop()
 	default:
 		e.Failed(err)
@@ -192,52 +216,65 @@ func (f *flight) try(ctx context.Context, e *upstream.Endpoint) (up upstream.Exc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.route.TryTimeout, errTryTimeout)
 		defer cancel()
 	}
-	for fresh := false; ; fresh = true {
-		up, resp, err = f.tryOnce(ctx, e, fresh)
-		if fresh || !errors.Is(err, upstream.ErrReused) || !f.pump.replayable() {
+	age := upstream.AnyAge
+	if !f.req.Idempotent() {
+		age = upstream.JustUsed
+	}
+	for {
+		up, resp, err = f.tryOnce(ctx, e, age)
+		if age == 0 || !f.req.Idempotent() || !errors.Is(err, upstream.ErrReused) || !f.pump.replayable() {
 			break
 		}
-		// The endpoint closed a connection in the moment in which we used it: it
-		// has not seen the request.
+		// The endpoint closed a connection in the moment in which we used it. It has
+		// hardly seen the request; that it surely has not, nobody knows.
 		up.Interrupt()
 		if f.pump != nil {
 			f.pump.detach()
 		}
 		up.Close(false)
+		age = 0
 	}
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, upstream.ErrOverflow) {
 		err = context.Cause(ctx)
 	}
 	f.rec.Waited = time.Since(f.rec.Start)
 	return up, resp, err
 }
 
-// tryOnce does it on one connection.
-func (f *flight) tryOnce(ctx context.Context, e *upstream.Endpoint, fresh bool) (up upstream.Exchange, resp *message.Response, err error) {
-	up, err = e.Open(ctx, f.version(e), fresh)
+// tryOnce does it on one connection: a kept one only if it was used less than age ago.
+func (f *flight) tryOnce(ctx context.Context, e *upstream.Endpoint, age time.Duration) (up upstream.Exchange, resp *message.Response, err error) {
+	up, err = e.Open(ctx, f.version(e), age)
 	if err != nil {
 		return nil, nil, err
 	}
 	stop := context.AfterFunc(ctx, up.Interrupt)
-	defer stop()
+	resp, err = f.head(ctx, up)
+	if !stop() && err == nil { // it is interrupted just now, or about to be
+		resp, err = nil, context.Cause(ctx)
+	}
+	return up, resp, err
+}
+
+// head sends the request and waits for the head of its answer.
+func (f *flight) head(ctx context.Context, up upstream.Exchange) (*message.Response, error) {
 	if err := up.Send(f.req, f.pump == nil); err != nil {
-		return up, nil, err
+		return nil, err
 	}
 	if f.pump == nil {
 		up.Flush()
 	} else if !f.pump.attach(up) {
-		return up, nil, io.ErrShortBuffer
+		return nil, io.ErrShortBuffer
 	}
 	for {
-		resp, err = up.Response(ctx)
+		resp, err := up.Response(ctx)
 		if err != nil || !resp.Informational() {
-			return up, resp, err
+			return resp, err
 		}
 		if f.req.Version == message.HTTP10 {
 			continue
 		}
 		if err := f.x.Respond(resp, false); err != nil {
-			return up, nil, err
+			return nil, toClient(err)
 		}
 		f.x.Flush()
 	}
@@ -274,17 +311,10 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 		defer e.Done(resp.Status)
 		return f.join(ctx, up, resp)
 	}
-	fields := resp.Fields
-	f.respond(&fields)
-	f.keepSession(e, &fields)
-	head := *resp
-	head.Fields = fields
-	err := f.x.Respond(&head, resp.Body == nil)
-	if err == nil && resp.Body != nil {
-		err = f.copyBody(resp.Body)
-	}
-	_, sent, _ := f.pump.state()
-	whole := err == nil && sent
+	// A client that does not read keeps nobody's place longer than the request may take.
+	stopClient := context.AfterFunc(ctx, f.x.Interrupt)
+	err := f.forward(e, resp)
+	whole := err == nil && f.pump.sent()
 	if !whole && f.pump != nil {
 		up.Interrupt()
 		f.x.StopReading()
@@ -297,21 +327,38 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 	switch {
 	case err == nil:
 		e.Done(status)
-		err = f.x.Flush()
-	case leftAlone(ctx):
+		err = toClient(f.x.Flush())
+	case f.ofClient(ctx, err):
 		e.Drop()
 	default:
 		e.Done(0)
+	}
+	if !stopClient() && err == nil {
+		err = context.Cause(ctx)
 	}
 	if err == nil {
 		return true
 	}
 	f.rec.Flags, f.rec.Details = "UPE", err.Error()
-	if ctx.Err() != nil {
-		a := f.explain(ctx, context.Cause(ctx))
+	if f.ofClient(ctx, err) || ctx.Err() != nil {
+		a := f.explain(ctx, err)
 		f.rec.Flags, f.rec.Details = a.Flag, a.Details
 	}
 	return false
+}
+
+// forward passes an answer on as it comes.
+func (f *flight) forward(e *upstream.Endpoint, resp *message.Response) error {
+	head := *resp
+	f.respond(&head.Fields)
+	f.keepSession(e, &head.Fields)
+	if err := f.x.Respond(&head, resp.Body == nil); err != nil {
+		return toClient(err)
+	}
+	if resp.Body == nil {
+		return nil
+	}
+	return f.copyBody(resp.Body)
 }
 
 // copyBody carries the body of the answer as it comes.
@@ -320,14 +367,14 @@ func (f *flight) copyBody(body message.Body) error {
 	defer copies.Put(buf)
 	if body.Buffered() == 0 {
 		if err := f.x.Flush(); err != nil { // the body may take its time
-			return err
+			return toClient(err)
 		}
 	}
 	for {
 		n, err := body.Read(buf[:])
 		if n > 0 {
 			if werr := f.x.Body(buf[:n]); werr != nil {
-				return werr
+				return toClient(werr)
 			}
 			f.rec.Sent += uint64(n)
 			if f.rec.Protocol == report.GRPC {
@@ -340,12 +387,12 @@ func (f *flight) copyBody(body message.Body) error {
 			if s := tail.Get("grpc-status"); s != "" {
 				f.rec.GRPCStatus = s
 			}
-			return f.x.End(tail)
+			return toClient(f.x.End(tail))
 		case err != nil:
 			return err
 		case body.Buffered() == 0:
 			if err := f.x.Flush(); err != nil {
-				return err
+				return toClient(err)
 			}
 		}
 	}
@@ -381,19 +428,22 @@ func (f *flight) join(ctx context.Context, up upstream.Exchange, resp *message.R
 // explain is the answer for a request that got none from an endpoint.
 func (f *flight) explain(ctx context.Context, err error) *filter.Answer {
 	a := &filter.Answer{Status: 503, Body: "upstream connect error or disconnect/reset before headers", Flag: "UF", Details: err.Error()}
-	revoked, isRevoked := errors.AsType[*policy.RevokedError](err)
+	revoked, isRevoked := errors.AsType[*policy.RevokedError](context.Cause(ctx))
 	_, bad := errors.AsType[*message.Error](err)
 	_, connect := errors.AsType[*upstream.ConnectError](err)
+	_, unanswered := errors.AsType[*clientError](err)
 	_, _, requestErr := f.pump.state()
 	switch {
 	case isRevoked:
 		f.rec.Policy, f.rec.Reason = revoked.Verdict.Policy, revoked.Verdict.Reason
 		a = denied()
-	case errors.Is(err, errTimeout):
+	case errors.Is(err, errTimeout), errors.Is(context.Cause(ctx), errTimeout):
 		a.Status, a.Body, a.Flag = 504, "upstream request timeout", "UT"
 	case errors.Is(err, errTryTimeout):
 		a.Status, a.Body, a.Flag = 504, "upstream request timeout", "UT,URX"
 	case ctx.Err() != nil:
+		a.Status, a.Flag, a.Details = 499, "DC", context.Cause(ctx).Error()
+	case unanswered:
 		a.Status, a.Flag = 499, "DC"
 	case requestErr != nil:
 		a.Status, a.Flag, a.Details = 400, "DPE", requestErr.Error()

@@ -68,22 +68,38 @@ func (w *Waypoint) sendCopy(ctx context.Context, req *message.Request, body []by
 	if version == message.HTTP10 {
 		version = message.HTTP11
 	}
-	up, err := e.Open(ctx, version, false)
+	up, err := e.Open(ctx, version, upstream.AnyAge)
 	if err != nil {
-		e.Failed(err)
+		w.judge(e, 0, err)
 		return err
 	}
-	status := 0
-	defer func() { e.Done(status) }()
-	whole := false
-	defer func() { up.Close(whole) }()
 	unblock := context.AfterFunc(ctx, up.Interrupt)
-	defer unblock()
+	status, err := converse(ctx, up, req, body)
+	up.Close(unblock() && err == nil)
+	w.judge(e, status, err)
+	return err
+}
+
+// judge says how an endpoint has dealt with a copy, unless the end of this waypoint has
+// ended it.
+func (w *Waypoint) judge(e *upstream.Endpoint, status int, err error) {
+	switch {
+	case err != nil && w.copies.Err() != nil:
+		e.Drop()
+	case status == 0:
+		e.Failed(err)
+	default:
+		e.Done(status)
+	}
+}
+
+// converse sends a request and reads its answer to the end.
+func converse(ctx context.Context, up upstream.Exchange, req *message.Request, body []byte) (status int, err error) {
 	if len(body) > 0 {
 		req.Body, req.Length = &message.Replayed{Data: body}, int64(len(body))
 	}
 	if err := up.Send(req, len(body) == 0); err != nil {
-		return err
+		return 0, err
 	}
 	if len(body) > 0 {
 		up.Body(body)
@@ -95,7 +111,7 @@ func (w *Waypoint) sendCopy(ctx context.Context, req *message.Request, body []by
 		resp, err = up.Response(ctx)
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	status = resp.Status
 	buf := copies.Get().(*[32 << 10]byte)
@@ -106,6 +122,5 @@ func (w *Waypoint) sendCopy(ctx context.Context, req *message.Request, body []by
 	if err == io.EOF {
 		err = nil
 	}
-	whole = err == nil
-	return err
+	return status, err
 }

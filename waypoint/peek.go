@@ -41,6 +41,7 @@ func (f *flight) peek(ctx context.Context, most int, part bool) (body []byte, pa
 	}
 	stop := context.AfterFunc(ctx, f.x.StopReading)
 	defer stop()
+	f.ask100()
 	// It grows with what arrives: a client that only announces a body holds nothing.
 	buf := make([]byte, 0, min(most+1, firstPeek))
 	var err error
@@ -65,4 +66,18 @@ func (f *flight) peek(ctx context.Context, most int, part bool) (body []byte, pa
 		return nil, false, &filter.Answer{Status: 413, Body: "Payload Too Large", Flag: "UAEX", Details: "the body is larger than what the provider looks at"}
 	}
 	return buf[:min(n, most)], n > most, nil
+}
+
+// ask100 asks a client for the body that it keeps back until somebody wants it, which
+// is us. Source: RFC 9110, section 10.1.1.
+func (f *flight) ask100() {
+	if !f.req.Fields.Has("expect") || f.req.Version == message.HTTP10 {
+		return
+	}
+	if f.req.Body.Buffered() == 0 {
+		f.x.Respond(&message.Response{Status: 100, Reason: "Continue"}, false) // who cannot hear it sends no body either
+		f.x.Flush()
+	}
+	f.own()
+	f.req.Fields.Del("expect")
 }

@@ -3,6 +3,7 @@ package waypoint
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/ambit-mesh/ambit/waypoint/message"
 	"github.com/ambit-mesh/ambit/waypoint/upstream"
@@ -47,10 +48,10 @@ func newPump(body message.Body, keep bool) *pump {
 	return p
 }
 
-// start carries what comes. A body that has come already is read at once, and
-// nothing runs beside the caller.
-func (p *pump) start() {
-	if p.body.Whole() && p.body.Buffered() <= maxReplay {
+// start carries what comes. A body that has come already, and that the endpoint takes
+// at once, is read at once, and nothing runs beside the caller.
+func (p *pump) start(to upstream.Exchange) {
+	if n := p.body.Buffered(); n <= maxReplay && p.body.Whole() && to.Room(n) >= n {
 		p.keep = true
 		p.run()
 		return
@@ -73,6 +74,9 @@ func (p *pump) run() {
 // pass takes a piece, and the end when err says so. It returns false after that.
 func (p *pump) pass(piece []byte, err error) (more bool) {
 	p.mu.Lock()
+	for p.writing { // what came before, once more
+		p.idle.Wait()
+	}
 	p.count += uint64(len(piece))
 	if p.grpc {
 		p.calls.pass(piece)
@@ -92,12 +96,17 @@ func (p *pump) pass(piece []byte, err error) (more bool) {
 	p.mu.Unlock()
 	if to != nil {
 		p.send(to, piece, err)
-		p.mu.Lock()
-		p.writing = false
-		p.idle.Broadcast()
-		p.mu.Unlock()
+		p.written()
 	}
 	return err == nil
+}
+
+// written notes that nobody is writing any more.
+func (p *pump) written() {
+	p.mu.Lock()
+	p.writing = false
+	p.idle.Broadcast()
+	p.mu.Unlock()
 }
 
 // send writes a piece. What cannot be written is noticed by who waits for the
@@ -133,18 +142,28 @@ func (p *pump) attach(to upstream.Exchange) (ok bool) {
 		if p.body.Buffered() == 0 && !p.body.Whole() {
 			to.Flush() // who asks may wait for an answer before it says more
 		}
-		p.start()
+		p.start(to)
 		return true
 	}
-	defer p.mu.Unlock()
-	to.Body(p.kept)
-	if p.ended {
-		to.End(p.tail)
+	kept, ended, err := p.kept, p.ended, p.err
+	p.writing = true
+	p.mu.Unlock()
+	replay := func() {
+		to.Body(kept)
+		if ended {
+			to.End(p.tail)
+		}
+		if err != nil {
+			to.Interrupt()
+		}
+		to.Flush()
+		p.written()
 	}
-	if p.err != nil {
-		to.Interrupt()
+	if to.Room(len(kept)) >= len(kept) {
+		replay()
+	} else {
+		p.done.Go(replay) // the endpoint may answer before it has read all
 	}
-	to.Flush()
 	return true
 }
 
@@ -187,6 +206,43 @@ func (p *pump) state() (count uint64, whole bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.count, p.ended, p.err
+}
+
+// settleTime is how long an answer that is complete waits for the last of its request to
+// be written: our choice. The endpoint has read it nearly always.
+const settleTime = 100 * time.Millisecond
+
+// sent reports whether the request has been written whole.
+func (p *pump) sent() bool {
+	if p == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.writing && p.ended {
+		late := false
+		timer := time.AfterFunc(settleTime, func() {
+			p.mu.Lock()
+			late = true
+			p.idle.Broadcast()
+			p.mu.Unlock()
+		})
+		defer timer.Stop()
+		for p.writing && !late {
+			p.idle.Wait()
+		}
+	}
+	return p.ended && !p.writing
+}
+
+// failed reports whether the client has broken the request off.
+func (p *pump) failed() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err != nil
 }
 
 // messages is how many messages of gRPC have come.

@@ -233,30 +233,6 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}
 }
 
-// A client that goes away ends its request at the endpoint, too.
-func TestClientGoesAway(t *testing.T) {
-	w := newWorld(t)
-	gone := make(chan struct{})
-	s := w.service("orders", "{name: http, port: 80, targetPort: 8080}", 1, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/wait" {
-			<-r.Context().Done()
-			close(gone)
-		}
-	}))
-	hc := w.client("web").http(s, 80, true)
-	w.eventually("the service is served", func() bool { return get(t.Context(), hc, "GET", "/").status == 200 })
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if a := get(ctx, hc, "GET", "/wait"); a.err == nil {
-		t.Fatalf("%+v", a)
-	}
-	select {
-	case <-gone:
-	case <-time.After(patience):
-		t.Fatal("the application still works for a client that has gone")
-	}
-}
-
 // When the waypoint stops, requests under way end well, and clients are told to go
 // elsewhere.
 func TestStop(t *testing.T) {

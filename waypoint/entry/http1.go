@@ -24,19 +24,38 @@ type one struct {
 	stopped atomic.Bool
 	bye     *Farewell
 
+	leave context.CancelCauseFunc // of the connection's requests
+	body  heardBody               // of req, if it has one
+
 	mu      sync.Mutex
 	waiting bool // for a request
 	over    bool // no further one is wanted
+	ended   bool // the client says nothing more
+	heard   bool // all of the request, and nothing behind it
+}
+
+// errLeft is why a request ends whose client has ended its side.
+var errLeft = errors.New("the client has closed the connection")
+
+// ender is a stream that tells of its peer's end. *hbone.Stream is the real one.
+type ender interface {
+	OnEnd(fn func())
+	Ended() bool
 }
 
 // serveHTTP1 answers requests until the connection ends.
 func serveHTTP1(ctx context.Context, c Raw, r *http1.Reader, h Handlers) {
 	x := &one{c: c, r: r, w: http1.NewWriter(c), bye: h.Farewell}
+	ctx, x.leave = context.WithCancelCause(ctx)
+	defer x.leave(nil)
 	defer func() {
 		if !x.taken {
 			c.Close()
 		}
 	}()
+	if e, ok := c.(ender); ok {
+		e.OnEnd(x.onEnd)
+	}
 	defer h.Farewell.add(x.sayGoodbye)()
 	for {
 		if r.Buffered() == 0 {
@@ -50,7 +69,10 @@ func serveHTTP1(ctx context.Context, c Raw, r *http1.Reader, h Handlers) {
 			return
 		}
 		x.ends = !r.KeepsAlive()
-		if !h.Request(ctx, x) {
+		x.listen()
+		complete := h.Request(ctx, x)
+		x.hear(false)
+		if !complete {
 			Break(c)
 			return
 		}
@@ -62,6 +84,58 @@ func serveHTTP1(ctx context.Context, c Raw, r *http1.Reader, h Handlers) {
 			return
 		}
 	}
+}
+
+// listen begins to notice that the client leaves: its end comes behind all of the
+// request. Who wants to change the protocol may end its side of what follows.
+func (x *one) listen() {
+	switch {
+	case x.req.Upgrade != "":
+	case x.req.Body != nil:
+		x.body = heardBody{Body: x.req.Body, x: x}
+		x.req.Body = &x.body
+	default:
+		x.hear(true)
+	}
+}
+
+// hear notes whether the request has come to its end. What stands behind it is
+// another request: then nobody has left.
+func (x *one) hear(all bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.heard = all && x.r.Buffered() == 0
+	x.leaveLocked()
+}
+
+// onEnd notes that the client says nothing more.
+func (x *one) onEnd() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ended = true
+	x.leaveLocked()
+}
+
+// leaveLocked ends the request of a client that has gone. The caller holds x.mu.
+func (x *one) leaveLocked() {
+	if x.ended && x.heard && x.c.(ender).Ended() {
+		x.leave(errLeft)
+	}
+}
+
+// heardBody is the body of a request that tells when it has been read.
+type heardBody struct {
+	message.Body
+	x *one
+}
+
+// Read implements [message.Body].
+func (b *heardBody) Read(p []byte) (int, error) {
+	n, err := b.Body.Read(p)
+	if err == io.EOF {
+		b.x.hear(true)
+	}
+	return n, err
 }
 
 // sayGoodbye ends a connection that waits for a request, unless one comes soon; one
@@ -176,6 +250,10 @@ func (x *one) Respond(resp *message.Response, end bool) error {
 		sized := *resp
 		sized.Length = 0
 		resp = &sized
+	} else if resp.Length >= 0 && !end && resp.Fields.Has("trailer") {
+		counted := *resp // a message of HTTP/2 may say its length and have a trailer
+		counted.Length = message.Unknown
+		resp = &counted
 	}
 	return x.w.Response(x.req.Method, x.req.Version, resp, x.ends)
 }
@@ -194,6 +272,9 @@ func (x *one) StopReading() {
 	x.stopped.Store(true)
 	x.c.SetReadDeadline(time.Unix(1, 0))
 }
+
+// Interrupt implements [Exchange].
+func (x *one) Interrupt() { Break(x.c) }
 
 // Hijack implements [Exchange].
 func (x *one) Hijack() Raw {

@@ -55,5 +55,8 @@ func (x two) Flush() error {
 // StopReading implements [Exchange].
 func (x two) StopReading() { x.s.StopReading() }
 
+// Interrupt implements [Exchange].
+func (x two) Interrupt() { x.s.Break() }
+
 // Hijack implements [Exchange].
 func (x two) Hijack() Raw { return nil }

@@ -36,6 +36,9 @@ type Exchange interface {
 	Flush() error
 	// StopReading makes reads of the request's body fail, now and later.
 	StopReading()
+	// Interrupt makes everything fail, and the client not take what it got for complete.
+	// Any goroutine may call it, until Request has returned.
+	Interrupt()
 	// Hijack gives the connection to who has changed its protocol by a 101. nil
 	// means that it cannot.
 	Hijack() Raw
@@ -45,7 +48,8 @@ type Exchange interface {
 type Handlers struct {
 	// Request answers a request. It returns false when the answer is not complete
 	// and cannot be: the client must not take it for one. ctx ends when the client
-	// is gone.
+	// is gone: it has broken off, or, in HTTP/1.1, has ended its side although it waits
+	// for an answer. Servers and proxies of the ecosystem take that for the same.
 	Request func(ctx context.Context, x Exchange) (complete bool)
 	// Refused is told of a request that is no good, which is answered by us. req
 	// is what of it could be read.

@@ -48,6 +48,17 @@ type Request struct {
 	Trailers bool
 }
 
+// Idempotent reports whether doing it twice is doing it once, so that a proxy may send
+// the request again when it does not know whether the first one was heard. Source: RFC
+// 9110, section 9.2.2.
+func (r *Request) Idempotent() bool {
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
 // Response is the head of an answer and the way to its body.
 type Response struct {
 	Version Version

@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +23,29 @@ type cluster struct {
 
 	requests atomic.Int64 // under way
 	turn     atomic.Uint64
+	asked    time.Time // for it; guarded by Upstreams.mu
 
 	mu      sync.Mutex
 	hosts   map[string]*host // by workload UID
 	conns   int              // open or being opened; only counted, not bounded, without a limit
-	waiting []chan struct{}  // for one of them
+	waiting []*waiter        // for one of them
+	epoch   int              // goes up when what was opened before is not to be kept
 	closed  bool
+}
+
+// place is what a request may use: a connection that was kept, a part of one, or, when
+// it is neither, the right to open one.
+type place struct {
+	one   *conn1
+	two   *conn2
+	epoch int // of the cluster
+}
+
+// waiter is a request that waits for a place.
+type waiter struct {
+	h    *host
+	two  bool          // a part of a connection of h will do
+	free chan struct{} // of 1: look again
 }
 
 // host is one endpoint of a cluster.
@@ -77,55 +96,77 @@ func (c *cluster) enter(l *waypointapi.Limits) bool {
 	}
 }
 
-// acquire counts a connection against the limit. When it is reached, it closes
-// one that another endpoint keeps, or waits for one to end or to become idle. It
-// returns reuse when the host has an idle connection meanwhile.
-func (c *cluster) acquire(ctx context.Context, h *host, l *waypointapi.Limits) (reuse *conn1, err error) {
+// acquire gets a place for a request to h; two says that it is one of HTTP/2. Without
+// a connection that can be used, it counts a new one against the limit. When that is
+// reached, it closes one that nobody uses, or waits for one to end or to become idle.
+func (c *cluster) acquire(ctx context.Context, h *host, l *waypointapi.Limits, two bool) (place, error) {
 	most, pending := int(l.GetConnections()), int(l.GetPending())
 	if pending == 0 {
 		pending = defaultPending
 	}
 	c.mu.Lock()
 	for {
-		if k := h.takeIdleLocked(); k != nil {
+		if got, ok := c.placeLocked(h, most, two); ok {
 			c.mu.Unlock()
-			return k, nil
+			return got, nil
 		}
-		if most == 0 || c.conns < most {
-			c.conns++
+		if end := c.spareLocked(); end != nil {
 			c.mu.Unlock()
-			return nil, nil
-		}
-		if k := c.spareLocked(); k != nil {
-			c.mu.Unlock()
-			k.discard()
+			end()
 			c.mu.Lock()
 			continue
 		}
 		if len(c.waiting) >= pending {
 			c.mu.Unlock()
-			return nil, ErrOverflow
+			return place{}, ErrOverflow
 		}
-		free := make(chan struct{}, 1)
-		c.waiting = append(c.waiting, free)
+		w := &waiter{h: h, two: two, free: make(chan struct{}, 1)}
+		c.waiting = append(c.waiting, w)
 		c.mu.Unlock()
 		select {
-		case <-free:
+		case <-w.free:
 			c.mu.Lock()
 		case <-ctx.Done():
 			c.mu.Lock()
-			c.forgetLocked(free)
+			c.forgetLocked(w)
 			c.mu.Unlock()
-			return nil, context.Cause(ctx)
+			return place{}, fmt.Errorf("%w, and no connection became free in time: %w", ErrOverflow, context.Cause(ctx))
 		}
 	}
 }
 
-// spareLocked takes an idle connection of any host. The caller holds mu.
-func (c *cluster) spareLocked() *conn1 {
+// placeLocked takes a place if there is one. The caller holds mu.
+func (c *cluster) placeLocked(h *host, most int, two bool) (got place, ok bool) {
+	got.epoch = c.epoch
+	if two {
+		got.two = h.reserveLocked()
+	} else {
+		got.one = h.takeIdleLocked()
+	}
+	if got.one != nil || got.two != nil {
+		return got, true
+	}
+	if most > 0 && c.conns >= most {
+		return place{}, false
+	}
+	c.conns++
+	return got, true
+}
+
+// spareLocked finds a connection that nobody uses, of any host, and returns what ends
+// it; nil when there is none. The caller holds mu, and calls end without it.
+func (c *cluster) spareLocked() (end func()) {
 	for _, h := range c.hosts {
 		if k := h.takeIdleLocked(); k != nil {
-			return k
+			return k.discard
+		}
+	}
+	for _, h := range c.hosts {
+		for _, k := range h.two {
+			if _, idle := k.conn.IdleSince(); idle && !k.leaving {
+				k.leaving = true
+				return k.conn.Drain
+			}
 		}
 	}
 	return nil
@@ -133,22 +174,30 @@ func (c *cluster) spareLocked() *conn1 {
 
 // forgetLocked takes one out of the queue, and lets the next have what it was
 // given in the same moment. The caller holds mu.
-func (c *cluster) forgetLocked(free chan struct{}) {
-	for i, w := range c.waiting {
-		if w == free {
-			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
-			return
-		}
+func (c *cluster) forgetLocked(w *waiter) {
+	if i := slices.Index(c.waiting, w); i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+		return
 	}
-	c.wakeLocked()
+	c.wakeLocked(w.h)
 }
 
-// wakeLocked lets one that waits look again. The caller holds mu.
-func (c *cluster) wakeLocked() {
-	if len(c.waiting) > 0 {
-		c.waiting[0] <- struct{}{}
-		c.waiting = c.waiting[1:]
+// wakeLocked lets one that waits look again: one that can use a part of a connection
+// of h, else the first. The caller holds mu.
+func (c *cluster) wakeLocked(h *host) {
+	if len(c.waiting) == 0 {
+		return
 	}
+	i := max(0, slices.IndexFunc(c.waiting, func(w *waiter) bool { return w.two && w.h == h }))
+	c.waiting[i].free <- struct{}{}
+	c.waiting = slices.Delete(c.waiting, i, i+1)
+}
+
+// left notes that a request has left its part of a connection of h.
+func (c *cluster) left(h *host) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wakeLocked(h)
 }
 
 // released notes that a connection has ended.
@@ -156,7 +205,7 @@ func (c *cluster) released() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conns--
-	c.wakeLocked()
+	c.wakeLocked(nil)
 }
 
 // takeIdleLocked takes the connection used last that is still good. The caller
@@ -175,14 +224,14 @@ func (h *host) takeIdleLocked() *conn1 {
 // keep puts a connection aside for the next request.
 func (c *cluster) keep(k *conn1) {
 	c.mu.Lock()
-	if c.closed || k.retired.Load() {
+	if c.closed || k.epoch != c.epoch {
 		c.mu.Unlock()
 		k.discard()
 		return
 	}
 	k.since = time.Now()
 	k.h.idle = append(k.h.idle, k)
-	c.wakeLocked()
+	c.wakeLocked(nil)
 	c.mu.Unlock()
 }
 
@@ -203,7 +252,7 @@ func (c *cluster) sweep(now time.Time, snap *workload.Snapshot) {
 	for uid, h := range c.hosts {
 		kept := h.idle[:0]
 		for _, k := range h.idle {
-			if now.Sub(k.since) > limit || !k.good() || snap.Workload(uid) == nil {
+			if now.Sub(k.since) > limit || !k.raw.Quiet() || snap.Workload(uid) == nil {
 				old = append(old, k)
 			} else {
 				kept = append(kept, k)
@@ -232,6 +281,7 @@ func (c *cluster) sweep(now time.Time, snap *workload.Snapshot) {
 // retire ends what is idle and lets the rest be used by nobody new.
 func (c *cluster) retire() {
 	c.mu.Lock()
+	c.epoch++
 	var idle []*conn1
 	var two []*conn2
 	for _, h := range c.hosts {
@@ -265,9 +315,14 @@ func (c *cluster) close() {
 	}
 }
 
-// empty reports whether there is nothing left.
+// empty reports whether there is nothing left, and nobody has picked an endpoint.
 func (c *cluster) empty() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, h := range c.hosts {
+		if h.active.Load() > 0 {
+			return false
+		}
+	}
 	return c.conns == 0 && c.requests.Load() == 0
 }

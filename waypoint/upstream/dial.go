@@ -32,9 +32,27 @@ func (e *Endpoint) connectTime() time.Duration {
 	return e.h.c.u.cfg.ConnectTimeout
 }
 
+// link is a connection to an endpoint: a stream of a tunnel, or plain TCP.
+type link interface {
+	net.Conn
+	CloseWrite() error
+	// Reset ends both directions at once, and the endpoint sees that it was no end.
+	Reset()
+	// Quiet reports whether the connection stands and nothing has come on it that was
+	// not read.
+	Quiet() bool
+	// WriteNow writes what can be written without waiting.
+	WriteNow(p []byte) (n int, err error)
+}
+
+var (
+	_ link = (*hbone.Stream)(nil)
+	_ link = plain{}
+)
+
 // dial makes a stream of bytes to the application: through its tunnel, or in
 // plain TCP when it has none.
-func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
+func (e *Endpoint) dial(ctx context.Context) (link, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.connectTime(), errConnectTimeout)
 	defer cancel()
 	conn, err := e.connect(ctx)
@@ -45,26 +63,33 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // connect does it.
-func (e *Endpoint) connect(ctx context.Context) (net.Conn, error) {
+func (e *Endpoint) connect(ctx context.Context) (link, error) {
 	var dialer net.Dialer
 	if !e.Tunnel.IsValid() {
 		conn, err := dialer.DialContext(ctx, "tcp", e.App.String())
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return plain{conn.(*net.TCPConn)}, nil
+		case ctx.Err() != nil:
 			err = context.Cause(ctx)
 		}
-		return conn, err
+		return nil, err
 	}
 	u, header := e.h.c.u, sourceHeader
 	if e.Trace.Sampled() {
 		header = hbone.Header{sourceHeader[0], {Name: tracing.Header, Value: e.Trace.String()}}
 	}
-	return u.pool.Open(ctx, hbone.Target{
+	s, err := u.pool.Open(ctx, hbone.Target{
 		Key: hbone.Key{Source: u.cfg.Identity.String(), Destinations: joinIDs(e.accept), Address: e.Tunnel},
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", e.Tunnel.String())
 		},
 		TLS: u.tls(e.accept),
 	}, hbone.Request{Authority: hbone.AuthorityFrom(e.App), Header: header})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // joinIDs is one text for a list of identities.
@@ -79,13 +104,15 @@ func joinIDs(ids []identity.ID) string {
 // OpenBytes makes a stream of bytes to the endpoint. It counts as one of its
 // connections until release is called.
 func (e *Endpoint) OpenBytes(ctx context.Context) (c net.Conn, release func(), err error) {
+	ctx, cancel := e.connecting(ctx)
+	defer cancel()
 	cl := e.h.c
-	kept, err := cl.acquire(ctx, e.h, e.Traffic.GetLimits())
+	got, err := cl.acquire(ctx, e.h, e.Traffic.GetLimits(), false)
 	if err != nil {
 		return nil, nil, err
 	}
-	if kept != nil { // of HTTP: not for this
-		kept.raw.Close()
+	if got.one != nil { // of HTTP: not for this
+		got.one.shut()
 	}
 	if c, err = e.dial(ctx); err != nil {
 		cl.released()
@@ -94,21 +121,37 @@ func (e *Endpoint) OpenBytes(ctx context.Context) (c net.Conn, release func(), e
 	return c, cl.released, nil
 }
 
-// Open gets a connection for a request: a kept one, or a new one. With fresh it
-// is a new one in any case.
-func (e *Endpoint) Open(ctx context.Context, version message.Version, fresh bool) (Exchange, error) {
+// connecting is ctx for as long as a connection may take, the wait for a place
+// included.
+func (e *Endpoint) connecting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, cmp.Or(e.connectTime(), time.Minute), errConnectTimeout)
+}
+
+// How long ago a kept connection was used, for [Endpoint.Open].
+const (
+	// AnyAge is for requests that may be sent again when the endpoint closed the
+	// connection in the same moment.
+	AnyAge = time.Duration(1<<63 - 1)
+	// JustUsed is for others: servers close connections that nobody has used for a few
+	// seconds, five at the least by default, and this one is not among those. Our choice.
+	JustUsed = time.Second
+)
+
+// Open gets a connection for a request: a kept one that was used less than age ago, or
+// a new one.
+func (e *Endpoint) Open(ctx context.Context, version message.Version, age time.Duration) (Exchange, error) {
 	limits := e.Traffic.GetLimits()
 	if !e.h.c.enter(limits) {
 		return nil, ErrOverflow
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(e.connectTime(), time.Minute), errConnectTimeout)
+	ctx, cancel := e.connecting(ctx)
 	defer cancel()
 	var x Exchange
 	var err error
 	if version == message.HTTP2 {
 		x, err = e.open2(ctx)
 	} else {
-		x, err = e.open1(ctx, fresh)
+		x, err = e.open1(ctx, age)
 	}
 	if err != nil {
 		e.h.c.requests.Add(-1)

@@ -19,6 +19,9 @@ type Exchange interface {
 	End(tail message.Fields) error
 	// Flush sends what was gathered.
 	Flush() error
+	// Room is how many bytes of want Body takes now, after Send, without waiting for the
+	// endpoint. What other requests send may take it.
+	Room(want int) int
 	// Response waits for the next answer: informational ones, then the final one.
 	// The body of the final one is read from it.
 	Response(ctx context.Context) (*message.Response, error)
@@ -34,7 +37,8 @@ type Exchange interface {
 
 // Errors of getting a connection.
 var (
-	// ErrOverflow: a limit of the service's traffic settings is reached.
+	// ErrOverflow: a limit of the service's traffic settings is reached, or kept the
+	// request waiting for too long.
 	ErrOverflow = errors.New("limit of connections or requests is reached")
 	// ErrReused: the endpoint closed a connection that was kept for it, before it
 	// said anything to this request.

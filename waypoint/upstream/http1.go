@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/waypoint/http1"
@@ -15,14 +14,14 @@ import (
 
 // conn1 is a connection of HTTP/1.1. One exchange uses it at a time.
 type conn1 struct {
-	h       *host
-	raw     net.Conn
-	r       *http1.Reader
-	w       *http1.Writer
-	since   time.Time // kept; guarded by cluster.mu
-	retired atomic.Bool
-	served  int // requests
-	most    int // requests; 0: any number
+	h      *host
+	raw    link
+	r      *http1.Reader
+	w      *http1.Writer
+	since  time.Time // kept; guarded by cluster.mu until it is taken
+	epoch  int       // of the cluster when it was opened
+	served int       // requests
+	most   int       // requests; 0: any number
 
 	// Of the current exchange.
 	method      string
@@ -30,24 +29,22 @@ type conn1 struct {
 	began       bool // something of the answer has come
 	reused      bool
 	interrupted atomic.Bool
+	hijacked    bool
 }
 
-// open1 gets a connection.
-func (e *Endpoint) open1(ctx context.Context, fresh bool) (Exchange, error) {
+// open1 gets a connection, a kept one if it was used less than age ago.
+func (e *Endpoint) open1(ctx context.Context, age time.Duration) (Exchange, error) {
 	c := e.h.c
-	for {
-		k, err := c.acquire(ctx, e.h, e.Traffic.GetLimits())
-		if err != nil {
-			return nil, err
-		}
-		if k == nil {
-			break
-		}
-		if !fresh && k.good() {
+	got, err := c.acquire(ctx, e.h, e.Traffic.GetLimits(), false)
+	if err != nil {
+		return nil, err
+	}
+	if k := got.one; k != nil {
+		if time.Since(k.since) < age && k.raw.Quiet() {
 			k.reused, k.began = true, false
 			return k, nil
 		}
-		k.discard()
+		k.shut() // its place is ours
 	}
 	raw, err := e.dial(ctx)
 	if err != nil {
@@ -55,47 +52,20 @@ func (e *Endpoint) open1(ctx context.Context, fresh bool) (Exchange, error) {
 		return nil, err
 	}
 	return &conn1{
-		h: e.h, raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw),
+		h: e.h, raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw), epoch: got.epoch,
 		most: int(e.Traffic.GetLimits().GetRequestsPerConnection()),
 	}, nil
 }
 
-// quiet is a connection that knows whether it can be kept.
-type quiet interface{ Quiet() bool }
-
-// good reports whether a kept connection can be used: the endpoint has said
-// nothing meanwhile, not even goodbye.
-func (k *conn1) good() bool {
-	switch c := k.raw.(type) {
-	case quiet:
-		return c.Quiet()
-	case *net.TCPConn:
-		return quietTCP(c)
-	}
-	return true
-}
-
-// quietTCP looks without reading.
-func quietTCP(c *net.TCPConn) bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var n int
-	var readErr error
-	if err := raw.Control(func(fd uintptr) {
-		var p [1]byte
-		n, _, readErr = syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	}); err != nil {
-		return false
-	}
-	return n <= 0 && errors.Is(readErr, syscall.EAGAIN)
-}
-
-// discard ends a connection.
-func (k *conn1) discard() {
+// shut ends a connection whose place is still taken.
+func (k *conn1) shut() {
 	k.raw.Close()
 	k.r.Release()
+}
+
+// discard ends a connection and gives its place back.
+func (k *conn1) discard() {
+	k.shut()
 	k.h.c.released()
 }
 
@@ -140,12 +110,13 @@ func closedByPeer(err error) bool {
 func (k *conn1) Hijack() net.Conn {
 	first := append([]byte(nil), k.r.Take()...)
 	k.r.Release()
-	return &early{Conn: k.raw, first: first}
+	k.hijacked = true
+	return &early{link: k.raw, first: first}
 }
 
 // early is a connection of which some bytes have been read.
 type early struct {
-	net.Conn
+	link
 	first []byte
 }
 
@@ -156,40 +127,38 @@ func (e *early) Read(p []byte) (int, error) {
 		e.first = e.first[n:]
 		return n, nil
 	}
-	return e.Conn.Read(p)
+	return e.link.Read(p)
 }
 
-// CloseWrite ends our side.
-func (e *early) CloseWrite() error {
-	if c, ok := e.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
+// Room implements [Exchange].
+func (k *conn1) Room(want int) int {
+	if r, ok := k.raw.(interface{ Room(want int) int }); ok {
+		return r.Room(want)
 	}
-	return nil
+	return 0
 }
 
 // Interrupt implements [Exchange].
 func (k *conn1) Interrupt() {
 	k.interrupted.Store(true)
-	if r, ok := k.raw.(interface{ Reset() }); ok {
-		r.Reset()
-		return
-	}
-	k.raw.Close()
+	k.raw.Reset()
 }
 
 // Close implements [Exchange].
 func (k *conn1) Close(whole bool) {
 	k.h.c.requests.Add(-1)
 	k.served++
-	if !whole || !k.r.KeepsAlive() || k.r.Buffered() > 0 || k.interrupted.Load() || k.most > 0 && k.served >= k.most {
-		if !whole {
-			k.interrupted.Store(true)
-			k.Interrupt() // it may still work for nobody
-		}
+	switch {
+	case k.hijacked: // who has it has ended it
 		k.discard()
-		return
+	case !whole:
+		k.Interrupt() // it may still work for nobody
+		k.discard()
+	case !k.r.KeepsAlive() || k.r.Buffered() > 0 || k.interrupted.Load() || k.most > 0 && k.served >= k.most:
+		k.discard()
+	default:
+		k.r.Release()
+		k.resp = message.Response{Fields: k.resp.Fields[:0]}
+		k.h.c.keep(k)
 	}
-	k.r.Release()
-	k.resp = message.Response{Fields: k.resp.Fields[:0]}
-	k.h.c.keep(k)
 }

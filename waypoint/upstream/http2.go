@@ -14,13 +14,11 @@ import (
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
 
-// streamsPerConn is how many requests share a connection: our choice.
-const streamsPerConn = 100
-
 // conn2 is a connection of HTTP/2.
 type conn2 struct {
-	h    *host
-	conn *http2.Conn
+	h       *host
+	conn    *http2.Conn
+	leaving bool // it makes room for others; guarded by cluster.mu
 }
 
 // exchange2 is a request on one.
@@ -28,52 +26,44 @@ type exchange2 struct {
 	h *host
 	k *conn2                       // nil when it took the request no more
 	s atomic.Pointer[http2.Stream] // nil until Send; Interrupt looks at any time
+	// interrupted is set before s is looked at, and looked at after s is set.
+	interrupted atomic.Bool
 }
 
 // open2 gets a place on a connection.
 func (e *Endpoint) open2(ctx context.Context) (Exchange, error) {
 	c := e.h.c
-	for {
-		if k := e.h.reserve(); k != nil {
-			return &exchange2{h: e.h, k: k}, nil
-		}
-		kept, err := c.acquire(ctx, e.h, e.Traffic.GetLimits())
-		if err != nil {
-			return nil, err
-		}
-		if kept != nil { // of HTTP/1.1: its place is free now
-			kept.raw.Close()
-			kept.r.Release()
-		}
-		if k := e.h.reserve(); k != nil { // somebody else was faster
-			c.released()
-			return &exchange2{h: e.h, k: k}, nil
-		}
+	got, err := c.acquire(ctx, e.h, e.Traffic.GetLimits(), true)
+	if err != nil {
+		return nil, err
+	}
+	if got.two == nil {
 		raw, err := e.dial(ctx)
 		if err != nil {
 			c.released()
 			return nil, err
 		}
-		e.h.serve2(ctx, raw)
+		got.two = e.h.serve2(ctx, raw)
 	}
+	return &exchange2{h: e.h, k: got.two}, nil
 }
 
-// reserve takes a place on a connection that has one.
-func (h *host) reserve() *conn2 {
-	h.c.mu.Lock()
-	list := slices.Clone(h.two)
-	h.c.mu.Unlock()
-	for _, k := range list {
-		if k.conn.Reserve(streamsPerConn) {
+// reserveLocked takes a place on a connection that has one. The caller holds
+// cluster.mu.
+func (h *host) reserveLocked() *conn2 {
+	for _, k := range h.two {
+		if k.conn.Reserve(http2.SharedRequests) {
 			return k
 		}
 	}
 	return nil
 }
 
-// serve2 starts a connection, which outlives the request that it was made for.
-func (h *host) serve2(ctx context.Context, raw net.Conn) {
+// serve2 starts a connection, which outlives the request that it was made for, and
+// takes a place on it.
+func (h *host) serve2(ctx context.Context, raw link) *conn2 {
 	k := &conn2{h: h, conn: http2.NewClient(raw)}
+	k.conn.Reserve(http2.SharedRequests) // nobody was faster
 	h.c.mu.Lock()
 	h.two = append(h.two, k)
 	closed := h.c.closed
@@ -88,6 +78,7 @@ func (h *host) serve2(ctx context.Context, raw net.Conn) {
 		h.c.mu.Unlock()
 		h.c.released()
 	})
+	return k
 }
 
 // Send implements [Exchange].
@@ -98,6 +89,9 @@ func (x *exchange2) Send(req *message.Request, end bool) error {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	x.s.Store(s)
+	if x.interrupted.Load() {
+		s.Reset(xhttp2.ErrCodeCancel)
+	}
 	return nil
 }
 
@@ -127,11 +121,15 @@ func (x *exchange2) Response(ctx context.Context) (*message.Response, error) {
 	return resp, err
 }
 
+// Room implements [Exchange].
+func (x *exchange2) Room(want int) int { return x.s.Load().Room(want) }
+
 // Hijack implements [Exchange].
 func (x *exchange2) Hijack() net.Conn { return nil }
 
 // Interrupt implements [Exchange].
 func (x *exchange2) Interrupt() {
+	x.interrupted.Store(true)
 	if s := x.s.Load(); s != nil {
 		s.Reset(xhttp2.ErrCodeCancel)
 	}
@@ -145,4 +143,5 @@ func (x *exchange2) Close(bool) {
 	} else if x.k != nil {
 		x.k.conn.Unreserve()
 	}
+	x.h.c.left(x.h)
 }

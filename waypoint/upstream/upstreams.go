@@ -134,7 +134,7 @@ func (u *Upstreams) sweep(now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for key, c := range u.clusters {
-		if snap.Service(key.Service) == nil && c.empty() {
+		if snap.Service(key.Service) == nil && now.Sub(c.asked) > sweepTime && c.empty() {
 			delete(u.clusters, key)
 		}
 	}
@@ -161,6 +161,7 @@ func (u *Upstreams) cluster(key Key) *cluster {
 		c = newCluster(u, key)
 		u.clusters[key] = c
 	}
+	c.asked = time.Now() // who asks is about to pick an endpoint, and is not counted yet
 	return c
 }
 

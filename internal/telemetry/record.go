@@ -93,7 +93,11 @@ func (r *Record) Close(err error) {
 	rs.series.release(r.series, end)
 
 	r.logClosed(end, err)
-	rs.recent.add(func(e *Entry) { r.fillClosed(e, end, flag, err) })
+	ended := rs.recent
+	if err != nil {
+		ended = rs.failed
+	}
+	ended.add(func(e *Entry) { r.fillClosed(e, end, flag, err) })
 	if r.conn.Trace.Sampled() {
 		rs.spans.Add(r.span(end, flag, err))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +19,9 @@ import (
 
 // Config tunes [Records]. The zero Config is ready for use.
 type Config struct {
-	// Recent is how many closed connections are remembered. Zero means 256, which
-	// is a quarter of a megabyte that stays when load has gone; a remembered
+	// Recent is how many closed connections are remembered: so many that ended well,
+	// and as many that did not, which those who ended well do not push out. Zero means
+	// 256, which is a quarter of a megabyte that stays when load has gone; a remembered
 	// connection costs less than 2 KiB (see [Entry]). A negative value is an error.
 	Recent int
 
@@ -57,7 +59,8 @@ type Records struct {
 	// Set by NewRecords, then only read.
 	log    *zap.Logger
 	series *seriesTable
-	recent *ring
+	recent *ring            // ended well
+	failed *ring            // did not
 	spans  *tracing.Exporter // may be nil
 	now    func() time.Time
 
@@ -84,6 +87,7 @@ func NewRecords(cfg Config, deps Deps) (*Records, error) {
 		log:    deps.Log.Named("access"),
 		series: newSeriesTable(cfg.Series),
 		recent: newRing(cfg.Recent),
+		failed: newRing(cfg.Recent),
 		spans:  deps.Spans,
 		now:    time.Now,
 	}
@@ -125,7 +129,7 @@ func (r *Records) OpenSince(start time.Time, c Conn) *Record {
 func (r *Records) Refuse(d Direction, src, dst netip.AddrPort, err error) {
 	now := r.now()
 	r.logRefused(d, src, dst, err)
-	r.recent.add(func(e *Entry) { *e = refusedEntry(r.lastID.Add(1), now, d, src, dst, err) })
+	r.failed.add(func(e *Entry) { *e = refusedEntry(r.lastID.Add(1), now, d, src, dst, err) })
 }
 
 // SocketOpened counts a socket of the data plane. Each call is followed by one
@@ -146,7 +150,11 @@ func (r *Records) Live() []Entry {
 }
 
 // Recent returns the connections that have ended lately, newest first.
-func (r *Records) Recent() []Entry { return r.recent.entries() }
+func (r *Records) Recent() []Entry {
+	all := append(r.recent.entries(), r.failed.entries()...)
+	slices.SortFunc(all, func(a, b Entry) int { return cmp.Or(b.Closed.Compare(a.Closed), cmp.Compare(b.ID, a.ID)) })
+	return all
+}
 
 // liveList holds the living records of one shard, in a ring without memory of
 // its own.

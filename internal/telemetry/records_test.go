@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -312,8 +313,28 @@ func TestRecentIsARingNewestFirst(t *testing.T) {
 			t.Errorf("error text has %d bytes, want at most %d, cut between characters", len(e.Error), maxText)
 		}
 	}
-	if cap(b.recent.all) > 4 {
-		t.Errorf("the ring holds room for %d entries, want 3", cap(b.recent.all))
+	if cap(b.failed.all) > 4 {
+		t.Errorf("the ring holds room for %d entries, want 3", cap(b.failed.all))
+	}
+}
+
+// Who asks why does so because of what failed: a busy node does not push it out.
+func TestGoodEndsDoNotPushOutBadOnes(t *testing.T) {
+	b := newBench(t, Config{Recent: 3}, LogConfig{Spec: "off"})
+	bad := b.Open(webToCart())
+	bad.Close(errors.New("refused"))
+	b.Refuse(Inbound, netip.AddrPort{}, netip.AddrPort{}, errors.New("no handshake"))
+	var last *Record
+	for range 8 {
+		last = b.Open(webToCart())
+		last.Close(nil)
+	}
+	var ids []uint64
+	for _, e := range b.Recent() {
+		ids = append(ids, e.ID)
+	}
+	if want := []uint64{last.ID(), last.ID() - 1, last.ID() - 2, bad.ID() + 1, bad.ID()}; !slices.Equal(ids, want) {
+		t.Errorf("remembered are %v, want %v", ids, want)
 	}
 }
 

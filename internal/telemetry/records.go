@@ -59,8 +59,8 @@ type Records struct {
 	// Set by NewRecords, then only read.
 	log    *zap.Logger
 	series *seriesTable
-	recent *ring            // ended well
-	failed *ring            // did not
+	recent *ring             // ended well
+	failed *ring             // did not
 	spans  *tracing.Exporter // may be nil
 	now    func() time.Time
 

@@ -82,11 +82,7 @@ func (in *reader) complete(stream uint32, p []byte) error {
 	b := &in.block
 	b.method, b.scheme, b.authority, b.path, b.status = "", "", "", "", ""
 	b.fields, b.size, b.cookies, b.bad = nil, 0, 0, false
-	in.dec.SetEmitEnabled(true)
-	_, err := in.dec.Write(p)
-	if err == nil {
-		err = in.dec.Close()
-	}
+	err := in.decode(p)
 	if b.size > maxHeaderList || len(b.fields) > maxFields || errors.Is(err, hpack.ErrStringLength) {
 		return broken(http2.ErrCodeEnhanceYourCalm, "header too large")
 	}
@@ -97,6 +93,25 @@ func (in *reader) complete(stream uint32, p []byte) error {
 		return in.onRequest(stream)
 	}
 	return in.onAnswer(stream)
+}
+
+// aField is a header of one field of the static table. Source: RFC 7541, section 6.1
+// and appendix A.
+var aField = []byte{0x82}
+
+// decode has the fields of a whole header emitted. Then the decoder looks at another
+// one: it would hold on to p, and so to a buffer that this connection has given back.
+func (in *reader) decode(p []byte) error {
+	in.dec.SetEmitEnabled(true)
+	_, err := in.dec.Write(p)
+	if err == nil {
+		err = in.dec.Close()
+	}
+	in.dec.SetEmitEnabled(false)
+	// Errors would be those of p.
+	_, _ = in.dec.Write(aField)
+	_ = in.dec.Close()
+	return err
 }
 
 // emit takes one field of a header. Source: RFC 9113, section 8.2.

@@ -79,14 +79,18 @@ func applyRouting(ns *netns.NS, cfg Config) error {
 	})
 }
 
-// loopback returns the index of lo, which must be up.
+// loopback returns the index of lo, and brings it up: a runtime has its plugin
+// "loopback" do the same, but not always before the pod's own network is made.
+// containerd begins both at once.
 func loopback(h *netlink.Handle) (int, error) {
 	lo, err := h.LinkByName("lo")
 	if err != nil {
 		return 0, fmt.Errorf("find interface lo: %w", err)
 	}
 	if lo.Attrs().Flags&net.FlagUp == 0 {
-		return 0, errors.New("interface lo is down: the container runtime must bring it up before chained plugins run (plugin \"loopback\")")
+		if err := h.LinkSetUp(lo); err != nil {
+			return 0, fmt.Errorf("bring interface lo up: %w", err)
+		}
 	}
 	return lo.Attrs().Index, nil
 }

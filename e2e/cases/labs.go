@@ -141,7 +141,7 @@ func traces() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, "amb-") {
+		if l.Attrs().Name == cluster.HostLink(crashName) { // of others some may come and go
 			found["link "+l.Attrs().Name] = true
 		}
 	}

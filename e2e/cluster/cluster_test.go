@@ -232,7 +232,7 @@ func TestAddresses(t *testing.T) {
 	if got := podCIDROf(2); got.String() != "10.244.2.0/24" {
 		t.Error(got)
 	}
-	a, b := hostLink("one"), hostLink("two")
+	a, b := HostLink("one"), HostLink("two")
 	if a == b || len(a) > 15 { // IFNAMSIZ without its end
 		t.Errorf("links %q and %q", a, b)
 	}

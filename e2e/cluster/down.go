@@ -81,7 +81,7 @@ func remove(ctx context.Context, name, dir string) (Removed, error) {
 	for _, r := range marked {
 		errs = append(errs, r.End(ctx))
 	}
-	errs = append(errs, waitLinkGone(ctx, hostLink(name)), removeCgroup(ctx, cgroupOf(name)))
+	errs = append(errs, waitLinkGone(ctx, HostLink(name)), removeCgroup(ctx, cgroupOf(name)))
 	if err := errors.Join(errs...); err != nil {
 		return removed, err // the state file stays: it names what is still there
 	}

@@ -30,8 +30,8 @@ const (
 	hostOctet = 254      // of the host in the cluster's subnet
 )
 
-// hostLink is the host's end of the veth into the cluster.
-func hostLink(name string) string {
+// HostLink is the name of the host's end of the veth into the cluster of that name.
+func HostLink(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return "amb-" + hex.EncodeToString(sum[:4])
 }
@@ -90,10 +90,10 @@ func wire(s state) error {
 	if err != nil {
 		return err
 	}
-	if err := plug(control, hostLink(s.Name), "host", os.Getpid()); err != nil {
+	if err := plug(control, HostLink(s.Name), "host", os.Getpid()); err != nil {
 		return err
 	}
-	if err := configure(hostLink(s.Name), netip.PrefixFrom(addressAt(s.Subnet, hostOctet), s.Subnet.Bits())); err != nil {
+	if err := configure(HostLink(s.Name), netip.PrefixFrom(addressAt(s.Subnet, hostOctet), s.Subnet.Bits())); err != nil {
 		return err
 	}
 	for _, m := range s.Machines[1:] {

@@ -122,7 +122,8 @@ func (t CgroupTree) inherit(parent, child string) error {
 	return nil
 }
 
-// systemCgroup is the cgroup of version 2 of what is not a pod.
+// systemCgroup is the cgroup of what is not a pod, in version 2 and where processors
+// are shared out.
 const systemCgroup = "system"
 
 // openServiceCgroup makes and opens the cgroup of version 2 of a service, as every
@@ -146,19 +147,25 @@ func openServiceCgroup(name string) (*os.File, error) {
 	return nil, nil
 }
 
-// makeRoom moves this process out of the root of its cgroups of version 2, for one
-// that has processes cannot give controllers to its children.
+// makeRoom moves this process, and what it will start, out of the root of those of its
+// cgroups where it must not be: in version 2 a cgroup that has processes cannot give
+// controllers to its children; and where processors are shared out, each process of
+// the root would count as much as half of all pods, which on a node with an init such
+// as systemd they do together.
 func makeRoom() error {
 	trees, err := CgroupTrees()
 	if err != nil {
 		return err
 	}
 	for _, t := range trees {
-		if !t.Unified {
+		if !t.Unified && !slices.Contains(strings.Split(t.Options, ","), "cpu") {
 			continue
 		}
 		at := filepath.Join(t.Path, systemCgroup)
 		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := t.inherit(t.Path, at); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(at, "cgroup.procs"), []byte("0"), 0); err != nil {

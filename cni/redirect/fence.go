@@ -179,13 +179,19 @@ func LinksInto(node, pod *netns.NS) (links []string, err error) {
 	return links, err
 }
 
-// LinkTo returns the interface of the node behind which addr lives: where the
-// route to it leads, or the port of the bridge that has learnt its neighbour.
+// LinkTo returns the interface of the node behind which addr alone lives: where a
+// route to it and to no other address leads, or the port of the bridge that has
+// learnt its neighbour. When a pod has gone, the way to its address is that to
+// everything else, which must never be taken for the pod's: on a node that is itself
+// a container it is of the same kind.
 func LinkTo(node *netns.NS, addr netip.Addr) (link string, err error) {
 	err = withRoutes(node, func(h *netlink.Handle) error {
-		routes, err := h.RouteGet(addr.AsSlice())
+		routes, err := h.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 		if err != nil || len(routes) == 0 {
 			return fmt.Errorf("route to %v: %w", addr, errors.Join(err, errNoLink))
+		}
+		if via := routes[0].Gw; via != nil || routes[0].Via != nil {
+			return fmt.Errorf("the way to %v is by another node, %v: %w", addr, via, errNoLink)
 		}
 		l, err := h.LinkByIndex(routes[0].LinkIndex)
 		if err != nil {
@@ -196,12 +202,21 @@ func LinkTo(node *netns.NS, addr netip.Addr) (link string, err error) {
 			link, err = bridgePort(h, l, addr)
 			return err
 		case *netlink.Veth:
+			if dst := routes[0].Dst; dst == nil || !isHost(dst) {
+				return fmt.Errorf("the way to %v is that to %v, by interface %s: %w", addr, dst, l.Attrs().Name, errNoLink)
+			}
 			link = l.Attrs().Name
 			return nil
 		}
 		return fmt.Errorf("the way to %v is interface %s of type %s, which may be that of others too: %w", addr, l.Attrs().Name, l.Type(), errNoLink)
 	})
 	return link, err
+}
+
+// isHost says whether a destination is one address.
+func isHost(dst *net.IPNet) bool {
+	ones, bits := dst.Mask.Size()
+	return ones == bits
 }
 
 // errNoLink says that a pod has no interface of its own on the node.
@@ -231,7 +246,11 @@ func bridgePort(h *netlink.Handle, bridge netlink.Link, addr netip.Addr) (string
 		if len(mac) == 0 || n.HardwareAddr.String() != mac.String() || n.MasterIndex != bridge.Attrs().Index {
 			continue
 		}
-		if port, err := h.LinkByIndex(n.LinkIndex); err == nil {
+		port, err := h.LinkByIndex(n.LinkIndex)
+		if err != nil {
+			continue
+		}
+		if _, veth := port.(*netlink.Veth); veth { // not that of the network beyond
 			return port.Attrs().Name, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/cni/redirect"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
+	"github.com/vishvananda/netlink"
 )
 
 // Tries of a tenth of a second each: what must arrive may wait for a neighbour or
@@ -125,13 +126,28 @@ func TestLinksOfAPod(t *testing.T) {
 			t.Errorf("%s: LinksInto = %v, %v; want %v", tt.name, got, err, tt.want)
 		}
 	}
+	h := netnstest.Handle(t, w.outside)
+	veth0, err := h.LinkByName("veth0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range stacks {
+		// The way to a whole network is not a pod's alone.
+		if got, err := redirect.LinkTo(w.outside, s.pod); err == nil {
+			t.Errorf("LinkTo(%v), which has no route of its own, = %q", s.pod, got)
+		}
+		host := &net.IPNet{IP: s.pod.AsSlice(), Mask: net.CIDRMask(s.pod.BitLen(), s.pod.BitLen())}
+		if err := h.RouteAdd(&netlink.Route{LinkIndex: veth0.Attrs().Index, Dst: host, Scope: netlink.SCOPE_LINK}); err != nil {
+			t.Fatal(err)
+		}
 		if got, err := redirect.LinkTo(w.outside, s.pod); err != nil || got != "veth0" {
 			t.Errorf("LinkTo(%v) = %q, %v; want veth0", s.pod, got, err)
 		}
-	}
-	if got, err := redirect.LinkTo(w.outside, netip.MustParseAddr("203.0.113.1")); err == nil {
-		t.Errorf("LinkTo of an address that is nowhere = %q", got)
+		// Nor is the way to everywhere, when a pod has gone.
+		netnstest.Route(t, w.outside, s.everything, s.pod)
+		if got, err := redirect.LinkTo(w.outside, s.nobody); err == nil {
+			t.Errorf("LinkTo(%v), which is nowhere on the node, = %q", s.nobody, got)
+		}
 	}
 }
 

@@ -29,10 +29,11 @@ const (
 )
 
 // talkTime is the longest that a conversation may take, and tellTime the longest
-// until an endpoint knows that its client has gone. None lasts a second by itself.
+// until an endpoint knows that its client has gone. None lasts a second by itself, but
+// for a machine that has much else to do.
 const (
-	talkTime = 10 * time.Second
-	tellTime = 5 * time.Second
+	talkTime = 2 * patience
+	tellTime = patience
 )
 
 // moment is when one side leaves a conversation.

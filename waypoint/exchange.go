@@ -314,6 +314,9 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 	// A client that does not read keeps nobody's place longer than the request may take.
 	stopClient := context.AfterFunc(ctx, f.x.Interrupt)
 	err := f.forward(e, resp)
+	if !stopClient() && err == nil { // from here on the answer is complete, whatever ends
+		err = context.Cause(ctx)
+	}
 	whole := err == nil && f.pump.sent()
 	if !whole && f.pump != nil {
 		up.Interrupt()
@@ -332,9 +335,6 @@ func (f *flight) finish(ctx context.Context, e *upstream.Endpoint, up upstream.E
 		e.Drop()
 	default:
 		e.Done(0)
-	}
-	if !stopClient() && err == nil {
-		err = context.Cause(ctx)
 	}
 	if err == nil {
 		return true

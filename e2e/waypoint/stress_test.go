@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
+	"github.com/ambit-mesh/ambit/waypoint/upstream"
 )
 
 // stressTime is how long requests are made; the environment variable stressEnv may
@@ -90,7 +91,7 @@ func sum(pieces []int) (n int) {
 }
 
 // maxSaid is more than a side says in a conversation, in bytes.
-const maxSaid = 2 << 20
+const maxSaid = 4 << 20
 
 // said is what everybody says, from a place of its own on.
 var said = sync.OnceValue(func() []byte {
@@ -166,9 +167,30 @@ func plan(seed uint64, id int) *talk {
 	return t
 }
 
+// tooMuch is a body, in bytes, that net/http does not read for a handler that does not
+// want it: it closes the connection, and what it has answered may be lost.
+const tooMuch = 200 << 10
+
 // faulty reports whether one side breaks off, or something else may.
 func (t *talk) faulty() bool {
-	return t.leaves != never || t.dies != never || t.path == "/late" || t.path == "/few"
+	return t.leaves != never || t.dies != never || t.path == "/late" || t.path == "/few" || t.ignores && sum(t.up) > tooMuch
+}
+
+// crossed reports whether a request of HTTP/1.1 has met the end of a kept connection,
+// on either side, and the endpoint has not heard it: that cannot be helped, where it is
+// not sent again.
+func (s *stage) crossed(t *talk, h *heard, err error) bool {
+	if t.h2 || h.calls > 0 {
+		return false
+	}
+	answered := strings.HasPrefix(err.Error(), "status ")
+	for end := time.Now().Add(patience); answered && time.Now().Before(end); {
+		if rec := s.record(t); rec != nil { // it is written behind the answer
+			return rec["details"] == upstream.ErrReused.Error()
+		}
+		_ = lifecycle.Sleep(s.t.Context(), time.Millisecond)
+	}
+	return !answered
 }
 
 // heard is what an endpoint has noticed of a conversation.
@@ -430,7 +452,7 @@ func (s *stage) run(t *talk, c *http.Client) string {
 		return h.wrong
 	case err == nil && t.leaves != never:
 		return "" // it came before the client left
-	case err != nil && !t.faulty() && !s.ending.Load():
+	case err != nil && !t.faulty() && !s.ending.Load() && !s.crossed(t, h, err):
 		return fmt.Sprintf("nobody left, and yet: %v", err)
 	case h.calls > 1 && t.path == "/plain" && t.method == "POST" && len(t.up) > 0:
 		return fmt.Sprintf("the endpoint got %d requests of one", h.calls)

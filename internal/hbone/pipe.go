@@ -118,6 +118,11 @@ func (p *pipe) run() error {
 	}
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
+	// A helper has yet to count what it has just written. It does not wait any more for
+	// a socket that is closed, nor when all is written.
+	for p.s.helping && (p.aborted || p.s.recvOver) {
+		p.s.readable.Wait()
+	}
 	if p.s.err != nil && p.s.err != net.ErrClosed {
 		return p.s.err
 	}

@@ -82,6 +82,7 @@ func (s *Stream) help() {
 		if len(s.backlog) == 0 {
 			s.helping = false
 			s.finishReceive()
+			s.readable.Broadcast() // Pipe may wait for what is counted here
 			s.mu.Unlock()
 			return
 		}

@@ -363,6 +363,11 @@ func netpolOneNode(ctx context.Context, e *Env) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// A scout that is refused says something only when it was let in before: the way to
+	// a service that is new may be missing.
+	if err := e.Reachable(ctx, scout, "server:80"); err != nil {
+		return "", err
+	}
 	err = e.Apply(ctx, `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -141,8 +141,8 @@ func (a *Agent) strayed(p Pod, why error) {
 	due := !open && !s.fence.up() && time.Since(s.since) >= a.cfg.FenceAfter
 	a.mu.Unlock()
 	name := p.Namespace + "/" + p.Name
-	if first {
-		a.log.Error("a pod belongs to the mesh, but cannot be found on the node", zap.String("pod", name), zap.String("uid", p.UID), zap.Error(why))
+	if first { // as each pod that ends is, between its sandbox's end and the watch's word
+		a.log.Info("a pod belongs to the mesh, but cannot be found on the node; it is fenced if that lasts", zap.String("pod", name), zap.String("uid", p.UID), zap.Error(why))
 	}
 	if lower {
 		a.syncNode()

@@ -85,9 +85,10 @@ func (e *Env) removed(ctx context.Context, remove func(context.Context) error) (
 	if err != nil {
 		return "", err
 	}
-	// By the cluster's own name server, which is asked again when the mesh is gone; it may
-	// be slow to hear of a new service when the API server was away.
-	if err := e.Reachable(ctx, client, "server:80"); err != nil {
+	// By the cluster's own name servers, which are asked again when the mesh is gone; each
+	// may be slow to hear of a new service when the API server was away, so that one knows
+	// it and the other does not.
+	if err := e.reachable(ctx, client, "server:80", 10*settled); err != nil {
 		return "", err
 	}
 	if err := e.Enrol(ctx); err != nil {

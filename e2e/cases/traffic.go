@@ -44,8 +44,13 @@ const settled = 5
 
 // Reachable waits until an HTTP server answers a pod several times in a row.
 func (e *Env) Reachable(ctx context.Context, from Pod, to string) error {
-	return e.Until(ctx, 30*time.Second, fmt.Sprintf("answers from %s to %v", to, from), func(ctx context.Context) (bool, error) {
-		for range settled {
+	return e.reachable(ctx, from, to, settled)
+}
+
+// reachable is Reachable with so many answers in a row.
+func (e *Env) reachable(ctx context.Context, from Pod, to string, times int) error {
+	return e.Until(ctx, time.Minute, fmt.Sprintf("%d answers from %s to %v", times, to, from), func(ctx context.Context) (bool, error) {
+		for range times {
 			if _, err := from.Hello(ctx, to); err != nil {
 				return false, err
 			}

@@ -13,14 +13,8 @@ func (s *Stream) WriteNow(p []byte) (n int, err error) {
 		if err := s.sendError(); err != nil {
 			return n, err
 		}
-		granted := s.reserve(want)
-		if granted == 0 {
-			return n, nil
-		}
-		b := grab(s.c.cfg.budget, classFor(granted))
-		took := min(granted, len(b.b)-frameHead)
-		copy(b.b[frameHead:], p[n:n+took])
-		if err := s.commit(b, took, granted, false); err != nil {
+		took, err := s.sendGranted(p[n:], want)
+		if took == 0 || err != nil {
 			return n, err
 		}
 		n += took

@@ -16,19 +16,29 @@ func (s *Stream) Write(p []byte) (int, error) {
 		if err := s.waitSend(want); err != nil {
 			return done, err
 		}
-		granted := s.reserve(want)
-		if granted == 0 {
-			continue
-		}
-		b := grab(s.c.cfg.budget, classFor(granted))
-		n := min(granted, len(b.b)-frameHead)
-		copy(b.b[frameHead:], p[done:done+n])
-		if err := s.commit(b, n, granted, false); err != nil {
+		n, err := s.sendGranted(p[done:], want)
+		if err != nil {
 			return done, err
 		}
 		done += n
 	}
 	return done, nil
+}
+
+// sendGranted sends as much of p, want bytes at most, as the windows and the queue take
+// now; it may be nothing.
+func (s *Stream) sendGranted(p []byte, want int) (n int, err error) {
+	granted := s.reserve(want)
+	if granted == 0 {
+		return 0, nil
+	}
+	b := grab(s.c.cfg.budget, classFor(granted))
+	n = min(granted, len(b.b)-frameHead)
+	copy(b.b[frameHead:], p[:n])
+	if err := s.commit(b, n, granted, false); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // CloseWrite ends our direction; the peer's goes on. When the peer, a server, has

@@ -28,7 +28,8 @@ const (
 
 // Build builds programs into a directory. Under the race detector they have it too,
 // and what `make test` has compiled is used again; without it they are
-// built as `make build` does.
+// built as `make build` does. The flags are those of the Makefile: with others, all is
+// compiled once more.
 func Build(ctx context.Context, dir string, programs ...string) error {
 	args, env := []string{"build", "-trimpath", "-tags", "grpcnotrace", "-o", dir + "/"}, append(os.Environ(), "CGO_ENABLED=0")
 	if Race {

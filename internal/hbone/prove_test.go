@@ -52,12 +52,21 @@ func TestPoolProofFails(t *testing.T) {
 	inBubble(t, nodeConfig{}, func(n *memNode) {
 		long := n.open(Key{})
 		refuse := n.target(Key{})
-		refuse.Dial = failingDial(syscall.ECONNREFUSED)
+		opened := make(chan struct{}) // a proof that fails before may refuse the stream, too
+		refuse.Dial = func(ctx context.Context) (net.Conn, error) {
+			select {
+			case <-opened:
+				return nil, syscall.ECONNREFUSED
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
 		pass(31 * time.Second)
 		s, err := n.pool.Open(n.t.Context(), refuse, request(t, "10.0.0.2:80"))
 		if err != nil {
 			t.Fatalf("the stream that asks for the proof: %v", err)
 		}
+		close(opened)
 		synctest.Wait()
 		if _, err := n.pool.Open(n.t.Context(), refuse, request(t, "10.0.0.2:80")); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("after the proof has failed: %v, want that the peer refuses", err)

@@ -15,6 +15,11 @@ import (
 // outlive by more than that what would have ended on the wire.
 const witnessTime = 10 * time.Second
 
+// standTries is how many tunnels are made for a local connection before it is given
+// up: our choice. One that has just come about may be gone at once, when it came to a
+// process that hands over to the next.
+const standTries = 3
+
 // witness is a tunnel to one neighbour, and the local connections it vouches
 // for.
 type witness struct {
@@ -40,13 +45,15 @@ func (o *Outbound) stand(ctx context.Context, f *flight, t hbone.Target) (*witne
 		o.pool.Prove(ctx, t) // what stands between may have changed since
 		return w, nil
 	}
-	alive, err := o.pool.Ensure(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	o.witnesses.put(&witness{owner: o, target: t, alive: alive, flights: make(map[*flight]struct{})})
-	if w := o.witnesses.join(ctx, f, t.Key); w != nil {
-		return w, nil
+	for range standTries {
+		alive, err := o.pool.Ensure(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		o.witnesses.put(&witness{owner: o, target: t, alive: alive, flights: make(map[*flight]struct{})})
+		if w := o.witnesses.join(ctx, f, t.Key); w != nil {
+			return w, nil
+		}
 	}
 	return nil, fmt.Errorf("tunnel to %v: %w", t.Key.Address, errWitnessLost)
 }

@@ -3,6 +3,7 @@ package yamldir
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,24 @@ func (d *Document) LineOf(path string) int {
 	if err := yaml.Unmarshal(d.text, &root); err != nil || len(root.Content) == 0 {
 		return d.Line
 	}
-	return d.start - 1 + max(1, lineOf(root.Content[0], 0, join(d.prefix, path)))
+	return d.start - 1 + lineInFile(d.text, lineOf(root.Content[0], 0, join(d.prefix, path)))
+}
+
+// lineBreak is what a YAML parser counts as the end of a line. Editors, and
+// everything else here, count \n alone. Source: YAML 1.1, section 5.4.
+var lineBreak = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
+
+// lineInFile turns a line that a YAML parser counted in text into one that ends
+// with \n, from 1. A line past the end, which parsers name too, is the last one.
+func lineInFile(text []byte, line int) int {
+	end := len(text)
+	if breaks := lineBreak.FindAllIndex(text, max(0, line-1)); len(breaks) >= line-1 {
+		end = 0
+		if line > 1 {
+			end = breaks[line-2][1]
+		}
+	}
+	return 1 + bytes.Count(text[:end], []byte("\n"))
 }
 
 // lineOf follows path from n. line is that of the key which led to n.
@@ -70,7 +88,7 @@ func (p part) linesOf(key string) []int {
 		}
 		var lines []int
 		for _, element := range top.Content[i+1].Content {
-			lines = append(lines, p.line-1+element.Line)
+			lines = append(lines, p.line-1+lineInFile(p.text, element.Line))
 		}
 		return lines
 	}

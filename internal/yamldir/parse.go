@@ -135,7 +135,7 @@ func (p part) yamlError(err error) *Error {
 	line := 0
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
 		n, _ := strconv.Atoi(m[1])
-		line = min(p.line-1+n, p.line+bytes.Count(p.text, []byte("\n"))) // parsers count past the end
+		line = p.line - 1 + lineInFile(p.text, n)
 		text = strings.Replace(text, m[0], "", 1)
 	}
 	if line == 0 {

@@ -49,6 +49,8 @@ func TestParse(t *testing.T) {
 			want: `a.yaml:3: key "kind" already set in map`},
 		{name: "every bad document is named", text: "apiVersion: v1\n---\nkind: Pod\n",
 			want: "a.yaml:1: kind: missing: every object needs one, such as Pod\na.yaml:3: Pod : apiVersion: missing: every object needs one, such as v1"},
+		{name: "a carriage return alone ends a line for YAML, not for an editor", text: "apiVersion: v1\rkind: Pod\nmetadata:\r\n  name: 7\n",
+			want: "a.yaml:3: metadata.name: want a string, not number: put it into quotes"},
 		{name: "tabs: refused with the line", text: "apiVersion: v1\nkind: Pod\nmetadata:\n\tname: a\n",
 			want: "a.yaml:4: found character that cannot start any token"},
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 )
 
 // Groups of commands in the help.
@@ -25,9 +27,11 @@ This command shows the mesh on one machine and asks a mesh what happened.`,
 		Example: `  sudo ambit demo             see a mesh of two nodes, line by line
   sudo ambit demo --keep      ... and leave it standing to look around
   sudo ambit why shop/web bank/ledger`,
+		Version:       buildinfo.Line("ambit", version),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddGroup(
 		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
 		&cobra.Group{ID: groupSee, Title: "See a mesh:"},

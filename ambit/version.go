@@ -2,10 +2,10 @@ package main
 
 import (
 	"fmt"
-	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 )
 
 func newVersion() *cobra.Command {
@@ -15,17 +15,8 @@ func newVersion() *cobra.Command {
 		GroupID: groupSelf,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), buildinfo.Line("ambit", version))
 			return err
 		},
 	}
-}
-
-// versionText names the build and the Go release it was made with.
-func versionText() string {
-	v := version
-	if info, ok := debug.ReadBuildInfo(); ok && v == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		v = info.Main.Version
-	}
-	return fmt.Sprintf("ambit %s (%s, %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

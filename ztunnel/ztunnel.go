@@ -269,9 +269,6 @@ func (z *Ztunnel) Ready() []string { return z.ready.Pending() }
 // or nil.
 func (z *Ztunnel) Addr(name string) net.Addr { return z.admin.Addr(name) }
 
-// FIPS reports whether this process runs with the FIPS 140-3 module in force.
-func FIPS() bool { return identity.FIPS() }
-
 // hboneTrace counts what tunnels meet.
 func (z *Ztunnel) hboneTrace(counts *telemetry.ProxyMetrics) *hbone.Trace {
 	log := z.log.Named("hbone")

@@ -7,7 +7,7 @@ import (
 )
 
 // open are the packages that everybody may import.
-var open = []string{"internal/meshapi/...", "internal/lifecycle"}
+var open = []string{"internal/meshapi/...", "internal/lifecycle", "internal/buildinfo"}
 
 // arrows says what each package may import of ours besides open: the plan of
 // the house. Its test files may import more.
@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"internal/hbone/tls13": nil,
 	"internal/streamio":    nil,
 	"internal/lifecycle":   nil,
+	"internal/buildinfo":   nil,
 	"internal/footprint":   nil,
 	"internal/netns":       nil,
 	"internal/grpcclient":  nil,

@@ -11,6 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/cni/agent"
 	"github.com/ambit-mesh/ambit/cni/event"
 	"github.com/ambit-mesh/ambit/cni/install"
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -94,12 +95,12 @@ func (f *flags) command() *cobra.Command {
 		Long:          longHelp,
 		Example:       example,
 		Args:          cobra.NoArgs,
-		Version:       version,
+		Version:       buildinfo.Line("ambit-cni-agent", version),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return f.serve(cmd.Context()) },
 	}
-	cmd.SetVersionTemplate("ambit-cni-agent {{.Version}}\n")
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(leaveCommand())
 	p := cmd.Flags()

@@ -1,15 +1,14 @@
 package main
 
 import (
-	"crypto/fips140"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 	"github.com/ambit-mesh/ambit/internal/program"
 	istiodlite "github.com/ambit-mesh/ambit/istiod-lite"
 )
@@ -76,18 +75,18 @@ func (f *flags) command() *cobra.Command {
 		Long:          longHelp,
 		Example:       example,
 		Args:          cobra.NoArgs,
-		Version:       versionText(),
+		Version:       buildinfo.Line("istiod-lite", version),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f.cfg.Version = versionText()
+			f.cfg.Version = buildinfo.Version(version)
 			if err := f.complete(); err != nil {
 				return err
 			}
 			return f.serve(cmd.Context())
 		},
 	}
-	cmd.SetVersionTemplate("istiod-lite {{.Version}}\n")
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	p := cmd.Flags()
 	p.SortFlags = false
 	p.StringVar(&f.cfg.ConfigDir, "config-dir", "", "`DIR` of the manifests (required without --kube)")
@@ -143,14 +142,4 @@ func (f *flags) complete() error {
 	}
 	f.cfg.Cluster = &f.cluster
 	return nil
-}
-
-// versionText is version, compiler and, when it is so, that cryptography runs in
-// FIPS 140-3 mode.
-func versionText() string {
-	text := version + " (" + runtime.Version() + ")"
-	if fips140.Enabled() {
-		text += " FIPS 140-3 mode"
-	}
-	return text
 }

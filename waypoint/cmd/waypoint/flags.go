@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/waypoint"
@@ -58,7 +58,7 @@ Exit codes: 0 asked to stop, 1 failed while running, 2 wrong flags or files.`
 func (f *flags) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "waypoint --gateway NAME --pod-namespace NAMESPACE", Short: "the HTTP proxy of a namespace or a service", Long: longHelp,
-		Args: cobra.NoArgs, Version: version + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
+		Args: cobra.NoArgs, Version: buildinfo.Line("waypoint", version),
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.complete(os.LookupEnv); err != nil {
@@ -67,7 +67,7 @@ func (f *flags) command() *cobra.Command {
 			return f.serve(cmd.Context())
 		},
 	}
-	cmd.SetVersionTemplate("waypoint {{.Version}}\n")
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	p := cmd.Flags()
 	p.SortFlags = false
 	n := &f.cfg.Node

@@ -12,12 +12,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"go.uber.org/zap"
 
 	"github.com/ambit-mesh/ambit/internal/awake"
+	"github.com/ambit-mesh/ambit/internal/buildinfo"
 	"github.com/ambit-mesh/ambit/internal/footprint"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/telemetry"
@@ -45,7 +45,7 @@ func run(args []string) int {
 		printSettings(os.Stdout)
 		return 0
 	case errors.Is(err, errVersion):
-		fmt.Println(versionLine())
+		fmt.Println(buildinfo.Line("ztunnel", version))
 		return 0
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "ztunnel:", err)
@@ -59,7 +59,7 @@ func run(args []string) int {
 	if err := awake.Keep(opt.awake, os.Args, os.Environ()); err != nil {
 		fmt.Fprintln(os.Stderr, "ztunnel: start again with the monitor thread awake:", err)
 	}
-	cfg.Version = buildVersion()
+	cfg.Version = buildinfo.Version(version)
 	// Lines are written behind the connections' backs: whoever reads them may be
 	// slow.
 	queue := telemetry.NewLogQueue(os.Stdout, 0)
@@ -115,30 +115,4 @@ func serve(cfg ztunnel.Config, opt options, log *telemetry.Logger) error {
 		return err
 	}
 	return z.Run(ctx)
-}
-
-// versionLine is what --version says.
-func versionLine() string {
-	text := "ztunnel " + buildVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
-	if ztunnel.FIPS() {
-		return text + ", FIPS 140-3 module in force"
-	}
-	return text + ", FIPS 140-3 module not in force"
-}
-
-// buildVersion is the version of the module, or the commit it was built from.
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || version != "dev" {
-		return version
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return "dev-" + s.Value[:12]
-		}
-	}
-	return "dev"
 }

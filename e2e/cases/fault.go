@@ -405,6 +405,10 @@ func (e *Env) comeAndGo(ctx context.Context, d time.Duration) (rounds int, err e
 	return rounds, err
 }
 
+// kubeletsBackWithin is how long a kubelet may take to watch its pods again once there is
+// an API server: it waits up to a minute between two tries, and has to list and to watch.
+const kubeletsBackWithin = 3 * time.Minute
+
 func apiserverDown(ctx context.Context, e *Env) (string, error) {
 	g, err := e.guard(ctx, 2)
 	if err != nil {
@@ -440,6 +444,22 @@ func apiserverDown(ctx context.Context, e *Env) (string, error) {
 			return "", err
 		}
 	}
+	err = e.Until(ctx, kubeletsBackWithin, "kubelets that have heard of their new pods", func(ctx context.Context) (bool, error) {
+		pods, err := e.Kube.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=after"})
+		if err != nil {
+			return false, err
+		}
+		for _, p := range pods.Items {
+			if p.Status.StartTime == nil { // which the kubelet writes
+				return false, fmt.Errorf("that of %s has not", p.Spec.NodeName)
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	e.Note("the kubelets know the new pods")
 	if err := e.WaitReady(ctx, e.Namespace, "after", len(e.Cluster.Nodes())); err != nil {
 		return "", err
 	}

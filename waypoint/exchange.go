@@ -129,7 +129,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // again decides whether the request is sent once more.
 func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *message.Response, err error) bool {
-	if ctx.Err() != nil || !f.pump.replayable() || err != nil && f.ofClient(ctx, err) {
+	if ctx.Err() != nil || !f.pump.replayable() || err != nil && (f.ofClient(ctx, err) || errors.Is(err, upstream.ErrSettings)) {
 		return false
 	}
 	if r == nil {

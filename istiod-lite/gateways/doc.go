@@ -29,6 +29,9 @@
 //	gateway.istio.io/name-override   the name of what is made
 //	gateway.istio.io/service-account a service account that is there already
 //
+// Certificates for tls.caCertificates of a DestinationRule come into a waypoint by a
+// volume from a ConfigMap, laid over its deployment.
+//
 // # Ownership
 //
 // [Controller.Lead] owns every goroutine and returns when all have ended.

@@ -50,6 +50,9 @@ func (m *Model) waypointService(o *metav1.ObjectMeta, kind Kind, host string, po
 	}
 	if rule := m.ruleOf(key, host); rule != nil {
 		d := routes.Rule(rule)
+		if e := m.space(key.Namespace).serviceEntries[key.Name]; e != nil && kind == KindServiceEntry {
+			d.Vouch(e.Spec.GetSubjectAltNames())
+		}
 		s.Traffic, s.Subsets = d.Traffic, d.Subsets
 		for _, p := range s.Ports {
 			p.Traffic = d.Ports[p.Number]

@@ -264,13 +264,13 @@ func TestSubsetsAndTraffic(t *testing.T) {
 	}
 	s := served(t, orders(func(s *waypointapi.Service) {
 		s.Traffic, s.Ports[0].Traffic = traffic(1), traffic(2)
-		s.Subsets = []*waypointapi.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}, Traffic: traffic(3)}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}
+		s.Subsets = []*waypointapi.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}, Traffic: traffic(3), Ports: map[uint32]*waypointapi.Traffic{82: traffic(4)}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}
 	}))
 	for _, tt := range []struct {
 		port   uint16
 		subset string
 		want   int64
-	}{{80, "v1", 3}, {80, "v2", 2}, {80, "", 2}, {81, "", 1}, {81, "v1", 3}} {
+	}{{80, "v1", 3}, {82, "v1", 4}, {82, "v2", 1}, {80, "v2", 2}, {80, "", 2}, {81, "", 1}, {81, "v1", 3}} {
 		if got := s.Traffic(tt.port, tt.subset).GetLimits().GetConnectTimeout().GetSeconds(); got != tt.want {
 			t.Errorf("port %d, subset %q: %d, want %d", tt.port, tt.subset, got, tt.want)
 		}
@@ -281,5 +281,44 @@ func TestSubsetsAndTraffic(t *testing.T) {
 	var none *Service
 	if none.Traffic(80, "v1") == nil || none.Subset("v1") != nil {
 		t.Error("of no service")
+	}
+}
+
+// What cannot be done is refused and never left out: without TLS nobody is reached
+// where TLS was asked for.
+func TestSecurity(t *testing.T) {
+	const simple, mutual = waypointapi.ClientTls_SIMPLE, waypointapi.ClientTls_MUTUAL
+	for _, tt := range []struct {
+		name   string
+		in     *waypointapi.ClientTls
+		want   Security // without Broken
+		broken string   // a part of it; "": none
+	}{
+		{"nobody said", nil, Security{}, ""},
+		{"in plain", &waypointapi.ClientTls{}, Security{}, ""},
+		{"a mode that cannot be done", &waypointapi.ClientTls{Broken: "why"}, Security{}, "why"},
+		{"a mode to come", &waypointapi.ClientTls{Mode: 99}, Security{}, "99"},
+		{"that of the mesh", &waypointapi.ClientTls{Mode: waypointapi.ClientTls_MESH}, Security{}, "not in the mesh"},
+		{"the host's name", &waypointapi.ClientTls{Mode: simple}, Security{TLS: true, ServerName: "h.example", Names: "h.example\n"}, ""},
+		{"another name", &waypointapi.ClientTls{Mode: simple, Sni: "s", Roots: "/r"}, Security{TLS: true, ServerName: "s", Names: "s\n", Roots: "/r"}, ""},
+		{"other names", &waypointapi.ClientTls{Mode: simple, SubjectAltNames: []string{"a", "b"}, Unverified: true}, Security{TLS: true, ServerName: "h.example", Names: "a\nb\n", Unverified: true}, ""},
+		{"certificates that nobody asked for", &waypointapi.ClientTls{Mode: simple, Certificate: "c", Key: "k"}, Security{TLS: true, ServerName: "h.example", Names: "h.example\n"}, ""},
+		{"mutual", &waypointapi.ClientTls{Mode: mutual, Certificate: "/c", Key: "/k", Namespace: "shop"}, Security{TLS: true, ServerName: "h.example", Names: "h.example\n", Certificate: "/c", Key: "/k"}, ""},
+		{"mutual, for another namespace", &waypointapi.ClientTls{Mode: mutual, Certificate: "/c", Key: "/k", Namespace: "bank"}, Security{}, "not for rules of namespace"},
+		{"mutual, without a key", &waypointapi.ClientTls{Mode: mutual, Certificate: "/c", Namespace: "shop"}, Security{}, "needs a certificate and a key"},
+		{"a path from nowhere", &waypointapi.ClientTls{Mode: simple, Roots: "r"}, Security{}, "want a path"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := compileSecurity(tt.in, "h.example", ours)
+			if (got.Broken != "") != (tt.broken != "") || !strings.Contains(got.Broken, tt.broken) {
+				t.Errorf("broken %q, want %q", got.Broken, tt.broken)
+			}
+			if got.Broken = ""; got != tt.want {
+				t.Errorf("%+v, want %+v", got, tt.want)
+			}
+		})
+	}
+	if got := compileSecurity(&waypointapi.ClientTls{Mode: simple}, "*.example", ours); got.Broken == "" {
+		t.Error("a wildcard is the name of a server")
 	}
 }

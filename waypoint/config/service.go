@@ -34,7 +34,7 @@ type Service struct {
 	ports   map[uint16]port
 	tables  []*table
 	streams []*streams
-	traffic *waypointapi.Traffic
+	traffic *Traffic
 	subsets map[string]*Subset
 }
 
@@ -44,13 +44,14 @@ type Name struct{ Namespace, Name string }
 // port is what is known of a port.
 type port struct {
 	protocol workloadapi.AppProtocol
-	traffic  *waypointapi.Traffic
+	traffic  *Traffic
 }
 
 // Subset is a part of a service's endpoints.
 type Subset struct {
 	Labels  map[string]string
-	traffic *waypointapi.Traffic
+	traffic *Traffic
+	ports   map[uint16]*Traffic // in place of traffic
 }
 
 // Has reports whether an endpoint belongs to the subset.
@@ -102,8 +103,10 @@ func compileService(m *waypointapi.Service, own Name) (*Service, error) {
 		Key:      workload.Key{Namespace: m.GetNamespace(), Hostname: m.GetHostname()},
 		Waypoint: Name{m.GetWaypoint().GetNamespace(), m.GetWaypoint().GetName()},
 		Policies: m.GetPolicies(), Authentications: m.GetAuthentications(), TellClient: m.GetTellClient(),
-		traffic: m.GetTraffic(), ports: map[uint16]port{}, subsets: map[string]*Subset{},
+		ports: map[uint16]port{}, subsets: map[string]*Subset{},
 	}
+	treat := func(t *waypointapi.Traffic) *Traffic { return compileTraffic(t, m.GetHostname(), own) }
+	s.traffic = treat(m.GetTraffic())
 	if c := m.GetCanary(); c != nil && own == (Name{c.GetWaypoint().GetNamespace(), c.GetWaypoint().GetName()}) {
 		s.Waypoint = own
 		s.Policies, s.Authentications, s.TellClient = c.GetPolicies(), c.GetAuthentications(), c.GetTellClient()
@@ -125,10 +128,14 @@ func compileService(m *waypointapi.Service, own Name) (*Service, error) {
 		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
 			return nil, fmt.Errorf("port %d", p.GetNumber())
 		}
-		s.ports[uint16(p.GetNumber())] = port{p.GetProtocol(), p.GetTraffic()}
+		s.ports[uint16(p.GetNumber())] = port{p.GetProtocol(), treat(p.GetTraffic())}
 	}
 	for _, sub := range m.GetSubsets() {
-		s.subsets[sub.GetName()] = &Subset{Labels: sub.GetLabels(), traffic: sub.GetTraffic()}
+		of := &Subset{Labels: sub.GetLabels(), traffic: treat(sub.GetTraffic()), ports: map[uint16]*Traffic{}}
+		for number, t := range sub.GetPorts() {
+			of.ports[uint16(number)] = treat(t)
+		}
+		s.subsets[sub.GetName()] = of
 	}
 	for i, t := range m.GetTables() {
 		compiled, err := compileTable(t)
@@ -297,19 +304,4 @@ func (s *Service) Subset(name string) *Subset {
 		return nil
 	}
 	return s.subsets[name]
-}
-
-// Traffic is how endpoints are chosen: for a subset, else the port, else the
-// service. Never nil.
-func (s *Service) Traffic(number uint16, subset string) *waypointapi.Traffic {
-	switch {
-	case s == nil:
-	case subset != "" && s.subsets[subset] != nil && s.subsets[subset].traffic != nil:
-		return s.subsets[subset].traffic
-	case s.ports[number].traffic != nil:
-		return s.ports[number].traffic
-	case s.traffic != nil:
-		return s.traffic
-	}
-	return &waypointapi.Traffic{}
 }

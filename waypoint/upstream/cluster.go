@@ -10,6 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/internal/workload"
+	"github.com/ambit-mesh/ambit/waypoint/config"
 )
 
 // defaultPending is how many requests wait for a connection where the users say
@@ -66,7 +67,7 @@ func newCluster(u *Upstreams, key Key) *cluster {
 }
 
 // traffic is how the users want the endpoints treated.
-func (c *cluster) traffic() *waypointapi.Traffic {
+func (c *cluster) traffic() *config.Traffic {
 	return c.u.deps.Routes.Picture().Service(c.key.Service).Traffic(c.key.Port, c.key.Subset)
 }
 
@@ -96,17 +97,18 @@ func (c *cluster) enter(l *waypointapi.Limits) bool {
 	}
 }
 
-// acquire gets a place for a request to h; two says that it is one of HTTP/2. Without
+// acquire gets a place for a request to e; two says that it is one of HTTP/2. Without
 // a connection that can be used, it counts a new one against the limit. When that is
 // reached, it closes one that nobody uses, or waits for one to end or to become idle.
-func (c *cluster) acquire(ctx context.Context, h *host, l *waypointapi.Limits, two bool) (place, error) {
+func (c *cluster) acquire(ctx context.Context, e *Endpoint, two bool) (place, error) {
+	h, by, l := e.h, e.way(), e.Traffic.GetLimits()
 	most, pending := int(l.GetConnections()), int(l.GetPending())
 	if pending == 0 {
 		pending = defaultPending
 	}
 	c.mu.Lock()
 	for {
-		if got, ok := c.placeLocked(h, most, two); ok {
+		if got, ok := c.placeLocked(h, &by, most, two); ok {
 			c.mu.Unlock()
 			return got, nil
 		}
@@ -136,12 +138,12 @@ func (c *cluster) acquire(ctx context.Context, h *host, l *waypointapi.Limits, t
 }
 
 // placeLocked takes a place if there is one. The caller holds mu.
-func (c *cluster) placeLocked(h *host, most int, two bool) (got place, ok bool) {
+func (c *cluster) placeLocked(h *host, by *way, most int, two bool) (got place, ok bool) {
 	got.epoch = c.epoch
 	if two {
-		got.two = h.reserveLocked()
+		got.two = h.reserveLocked(by)
 	} else {
-		got.one = h.takeIdleLocked()
+		got.one = h.takeIdleLocked(by)
 	}
 	if got.one != nil || got.two != nil {
 		return got, true
@@ -157,7 +159,7 @@ func (c *cluster) placeLocked(h *host, most int, two bool) (got place, ok bool) 
 // it; nil when there is none. The caller holds mu, and calls end without it.
 func (c *cluster) spareLocked() (end func()) {
 	for _, h := range c.hosts {
-		if k := h.takeIdleLocked(); k != nil {
+		if k := h.takeIdleLocked(nil); k != nil {
 			return k.discard
 		}
 	}
@@ -208,17 +210,16 @@ func (c *cluster) released() {
 	c.wakeLocked(nil)
 }
 
-// takeIdleLocked takes the connection used last that is still good. The caller
-// holds cluster.mu.
-func (h *host) takeIdleLocked() *conn1 {
-	n := len(h.idle)
-	if n == 0 {
-		return nil
+// takeIdleLocked takes the connection used last that is still good, and was made in
+// that way; nil: in any. The caller holds cluster.mu.
+func (h *host) takeIdleLocked(by *way) *conn1 {
+	for i := len(h.idle) - 1; i >= 0; i-- {
+		if k := h.idle[i]; by == nil || k.way == *by {
+			h.idle = slices.Delete(h.idle, i, i+1)
+			return k
+		}
 	}
-	k := h.idle[n-1]
-	h.idle[n-1] = nil
-	h.idle = h.idle[:n-1]
-	return k
+	return nil
 }
 
 // keep puts a connection aside for the next request.

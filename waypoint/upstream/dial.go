@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
 	"github.com/ambit-mesh/ambit/internal/tracing"
+	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/message"
 )
 
@@ -32,7 +34,7 @@ func (e *Endpoint) connectTime() time.Duration {
 	return e.h.c.u.cfg.ConnectTimeout
 }
 
-// link is a connection to an endpoint: a stream of a tunnel, or plain TCP.
+// link is a connection to an endpoint: a stream of a tunnel, plain TCP or TLS.
 type link interface {
 	net.Conn
 	CloseWrite() error
@@ -48,33 +50,65 @@ type link interface {
 var (
 	_ link = (*hbone.Stream)(nil)
 	_ link = plain{}
+	_ link = secured{}
 )
 
-// dial makes a stream of bytes to the application: through its tunnel, or in
-// plain TCP when it has none.
-func (e *Endpoint) dial(ctx context.Context) (link, error) {
+// way is how an endpoint is reached. A connection that was made in one way is not used
+// by who has to go another: it may be in plain where that is no longer wanted.
+type way struct {
+	tunnel   bool
+	security config.Security // of those without
+}
+
+// way is how e is reached.
+func (e *Endpoint) way() way {
+	if e.Tunnel.IsValid() {
+		return way{tunnel: true}
+	}
+	return way{security: e.Traffic.Security}
+}
+
+// dial makes a stream of bytes to the application: through its tunnel, or when it has
+// none as the users want it. alpn is what is going to be spoken on it.
+func (e *Endpoint) dial(ctx context.Context, alpn string) (conn link, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.connectTime(), errConnectTimeout)
 	defer cancel()
-	conn, err := e.connect(ctx)
+	if e.Tunnel.IsValid() {
+		conn, err = e.connect(ctx)
+	} else {
+		conn, err = e.connectOutside(ctx, alpn)
+	}
 	if err != nil {
 		return nil, &ConnectError{Endpoint: e.App.String(), Err: err}
 	}
 	return conn, nil
 }
 
-// connect does it.
+// connectOutside reaches an endpoint that has no tunnel.
+func (e *Endpoint) connectOutside(ctx context.Context, alpn string) (link, error) {
+	var settings *tls.Config
+	if s := e.Traffic.Security; s != (config.Security{}) {
+		var err error
+		if settings, err = e.h.c.u.vault.settings(s, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", e.App.String())
+	switch {
+	case err == nil && settings == nil:
+		return plain{conn.(*net.TCPConn)}, nil
+	case err == nil:
+		return secure(ctx, conn.(*net.TCPConn), settings, alpn)
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	}
+	return nil, err
+}
+
+// connect opens a stream of the endpoint's tunnel.
 func (e *Endpoint) connect(ctx context.Context) (link, error) {
 	var dialer net.Dialer
-	if !e.Tunnel.IsValid() {
-		conn, err := dialer.DialContext(ctx, "tcp", e.App.String())
-		switch {
-		case err == nil:
-			return plain{conn.(*net.TCPConn)}, nil
-		case ctx.Err() != nil:
-			err = context.Cause(ctx)
-		}
-		return nil, err
-	}
 	u, header := e.h.c.u, sourceHeader
 	if e.Trace.Sampled() {
 		header = hbone.Header{sourceHeader[0], {Name: tracing.Header, Value: e.Trace.String()}}
@@ -107,14 +141,14 @@ func (e *Endpoint) OpenBytes(ctx context.Context) (c net.Conn, release func(), e
 	ctx, cancel := e.connecting(ctx)
 	defer cancel()
 	cl := e.h.c
-	got, err := cl.acquire(ctx, e.h, e.Traffic.GetLimits(), false)
+	got, err := cl.acquire(ctx, e, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	if got.one != nil { // of HTTP: not for this
 		got.one.shut()
 	}
-	if c, err = e.dial(ctx); err != nil {
+	if c, err = e.dial(ctx, alpnBytes); err != nil {
 		cl.released()
 		return nil, nil, err
 	}

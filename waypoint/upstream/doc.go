@@ -6,14 +6,15 @@
 // bytes. Who picked says at the end how it went ([Endpoint.Done]).
 //
 // Endpoints with a tunnel are reached through it, with our identity, and only if
-// they prove to be the one that was picked; plain TCP is for endpoints that have
-// no tunnel.
+// they prove to be the one that was picked. Endpoints that have no tunnel are called
+// in plain TCP, or in TLS where the users want that; never in plain instead of it.
 //
 //	upstreams.go all clusters; the sweep of what is not used
 //	cluster.go   one service, port and subset: limits
 //	pick.go      which endpoint
 //	outlier.go   which endpoints are out, and until when
 //	dial.go      connections
+//	secure.go    TLS to endpoints without a tunnel
 //	exchange.go  what a request on its way can do
 //	http1.go     over HTTP/1.1, one at a time on a connection
 //	http2.go     over HTTP/2, many

@@ -15,6 +15,7 @@ import (
 // conn1 is a connection of HTTP/1.1. One exchange uses it at a time.
 type conn1 struct {
 	h      *host
+	way    way // it was made in
 	raw    link
 	r      *http1.Reader
 	w      *http1.Writer
@@ -35,7 +36,7 @@ type conn1 struct {
 // open1 gets a connection, a kept one if it was used less than age ago.
 func (e *Endpoint) open1(ctx context.Context, age time.Duration) (Exchange, error) {
 	c := e.h.c
-	got, err := c.acquire(ctx, e.h, e.Traffic.GetLimits(), false)
+	got, err := c.acquire(ctx, e, false)
 	if err != nil {
 		return nil, err
 	}
@@ -46,13 +47,13 @@ func (e *Endpoint) open1(ctx context.Context, age time.Duration) (Exchange, erro
 		}
 		k.shut() // its place is ours
 	}
-	raw, err := e.dial(ctx)
+	raw, err := e.dial(ctx, alpnHTTP1)
 	if err != nil {
 		c.released()
 		return nil, err
 	}
 	return &conn1{
-		h: e.h, raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw), epoch: got.epoch,
+		h: e.h, way: e.way(), raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw), epoch: got.epoch,
 		most: int(e.Traffic.GetLimits().GetRequestsPerConnection()),
 	}, nil
 }

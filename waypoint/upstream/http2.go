@@ -17,6 +17,7 @@ import (
 // conn2 is a connection of HTTP/2.
 type conn2 struct {
 	h       *host
+	way     way // it was made in
 	conn    *http2.Conn
 	leaving bool // it makes room for others; guarded by cluster.mu
 }
@@ -33,26 +34,26 @@ type exchange2 struct {
 // open2 gets a place on a connection.
 func (e *Endpoint) open2(ctx context.Context) (Exchange, error) {
 	c := e.h.c
-	got, err := c.acquire(ctx, e.h, e.Traffic.GetLimits(), true)
+	got, err := c.acquire(ctx, e, true)
 	if err != nil {
 		return nil, err
 	}
 	if got.two == nil {
-		raw, err := e.dial(ctx)
+		raw, err := e.dial(ctx, alpnHTTP2)
 		if err != nil {
 			c.released()
 			return nil, err
 		}
-		got.two = e.h.serve2(ctx, raw)
+		got.two = e.h.serve2(ctx, raw, e.way())
 	}
 	return &exchange2{h: e.h, k: got.two}, nil
 }
 
-// reserveLocked takes a place on a connection that has one. The caller holds
-// cluster.mu.
-func (h *host) reserveLocked() *conn2 {
+// reserveLocked takes a place on a connection that has one, and was made in that way.
+// The caller holds cluster.mu.
+func (h *host) reserveLocked(by *way) *conn2 {
 	for _, k := range h.two {
-		if k.conn.Reserve(http2.SharedRequests) {
+		if k.way == *by && k.conn.Reserve(http2.SharedRequests) {
 			return k
 		}
 	}
@@ -61,8 +62,8 @@ func (h *host) reserveLocked() *conn2 {
 
 // serve2 starts a connection, which outlives the request that it was made for, and
 // takes a place on it.
-func (h *host) serve2(ctx context.Context, raw link) *conn2 {
-	k := &conn2{h: h, conn: http2.NewClient(raw)}
+func (h *host) serve2(ctx context.Context, raw link, by way) *conn2 {
+	k := &conn2{h: h, way: by, conn: http2.NewClient(raw)}
 	k.conn.Reserve(http2.SharedRequests) // nobody was faster
 	h.c.mu.Lock()
 	h.two = append(h.two, k)

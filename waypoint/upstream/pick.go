@@ -36,7 +36,7 @@ type Endpoint struct {
 	// App is the address of the application, and Tunnel that of the tunnel to it;
 	// invalid when there is none.
 	App, Tunnel netip.AddrPort
-	Traffic     *waypointapi.Traffic
+	Traffic     *config.Traffic
 	// Trace is told to the tunnel that is opened; zero: nothing is.
 	Trace tracing.Context
 
@@ -86,7 +86,7 @@ func (u *Upstreams) Direct(uid string, at netip.AddrPort) (*Endpoint, error) {
 	}
 	key := Key{Service: workload.Key{Namespace: w.Namespace, Hostname: "workload:" + uid}, Port: at.Port()}
 	p := picker{
-		c: u.cluster(key), snap: snap, svc: &workload.Service{}, traffic: &waypointapi.Traffic{},
+		c: u.cluster(key), snap: snap, svc: &workload.Service{}, traffic: (*config.Service)(nil).Traffic(0, ""),
 		source: u.source(snap), want: Want{Key: key, Near: at.Addr()},
 	}
 	return p.endpoint(w, at.Port())
@@ -109,7 +109,7 @@ type picker struct {
 	picture *config.Picture
 	svc     *workload.Service
 	subset  *config.Subset
-	traffic *waypointapi.Traffic
+	traffic *config.Traffic
 	source  *workload.Workload
 	want    Want
 	now     time.Time
@@ -275,10 +275,10 @@ func (e *Endpoint) Done(status int) {
 	}
 }
 
-// Failed says that no answer came, and why. Of what a limit of ours kept back the
-// endpoint knows nothing.
+// Failed says that no answer came, and why. Of what a limit of ours kept back, or
+// settings that cannot be met, the endpoint knows nothing.
 func (e *Endpoint) Failed(err error) {
-	if errors.Is(err, ErrOverflow) {
+	if errors.Is(err, ErrOverflow) || errors.Is(err, ErrSettings) {
 		e.Drop()
 		return
 	}

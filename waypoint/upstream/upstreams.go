@@ -56,6 +56,7 @@ type Upstreams struct {
 	deps  Deps
 	pool  *hbone.Pool
 	tasks lifecycle.Group // of connections of HTTP/2
+	vault vault
 
 	mu       sync.Mutex
 	clusters map[Key]*cluster
@@ -131,6 +132,7 @@ func (u *Upstreams) sweep(now time.Time) {
 	for _, c := range u.all() {
 		c.sweep(now, snap)
 	}
+	u.vault.sweep(now)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for key, c := range u.clusters {

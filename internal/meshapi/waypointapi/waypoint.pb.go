@@ -81,6 +81,61 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{0}
 }
 
+type ClientTls_Mode int32
+
+const (
+	ClientTls_DISABLE ClientTls_Mode = 0
+	// The endpoint proves who it is.
+	ClientTls_SIMPLE ClientTls_Mode = 1
+	// The waypoint does, too.
+	ClientTls_MUTUAL ClientTls_Mode = 2
+	// Mutual TLS of the mesh: endpoints without a tunnel get no requests.
+	ClientTls_MESH ClientTls_Mode = 3
+)
+
+// Enum value maps for ClientTls_Mode.
+var (
+	ClientTls_Mode_name = map[int32]string{
+		0: "DISABLE",
+		1: "SIMPLE",
+		2: "MUTUAL",
+		3: "MESH",
+	}
+	ClientTls_Mode_value = map[string]int32{
+		"DISABLE": 0,
+		"SIMPLE":  1,
+		"MUTUAL":  2,
+		"MESH":    3,
+	}
+)
+
+func (x ClientTls_Mode) Enum() *ClientTls_Mode {
+	p := new(ClientTls_Mode)
+	*p = x
+	return p
+}
+
+func (x ClientTls_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientTls_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1].Descriptor()
+}
+
+func (ClientTls_Mode) Type() protoreflect.EnumType {
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1]
+}
+
+func (x ClientTls_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientTls_Mode.Descriptor instead.
+func (ClientTls_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28, 0}
+}
+
 type Balancer_Kind int32
 
 const (
@@ -120,11 +175,11 @@ func (x Balancer_Kind) String() string {
 }
 
 func (Balancer_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1].Descriptor()
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2].Descriptor()
 }
 
 func (Balancer_Kind) Type() protoreflect.EnumType {
-	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1]
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2]
 }
 
 func (x Balancer_Kind) Number() protoreflect.EnumNumber {
@@ -133,7 +188,7 @@ func (x Balancer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balancer_Kind.Descriptor instead.
 func (Balancer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // Service is how the requests of one service are treated. Resource name:
@@ -2428,8 +2483,10 @@ type Traffic struct {
 	Limits   *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Version of HTTP towards endpoints, whatever the client speaks.
 	UpgradeToHttp2 bool `protobuf:"varint,4,opt,name=upgrade_to_http2,json=upgradeToHttp2,proto3" json:"upgrade_to_http2,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Towards endpoints that have no tunnel. None: in plain.
+	Tls           *ClientTls `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Traffic) Reset() {
@@ -2490,6 +2547,130 @@ func (x *Traffic) GetUpgradeToHttp2() bool {
 	return false
 }
 
+func (x *Traffic) GetTls() *ClientTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// ClientTls is how a waypoint speaks TLS to endpoints that have no tunnel. What it
+// asks for and cannot be had refuses requests, and never sends them in plain.
+type ClientTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  ClientTls_Mode         `protobuf:"varint,1,opt,name=mode,proto3,enum=ambit.waypoint.v1.ClientTls_Mode" json:"mode,omitempty"`
+	// Server name to ask for; empty: the host name of the service.
+	Sni string `protobuf:"bytes,2,opt,name=sni,proto3" json:"sni,omitempty"`
+	// Any of them has to be in the certificate; none: the server name.
+	SubjectAltNames []string `protobuf:"bytes,3,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
+	// Paths of files of the waypoint. No roots: those of its system.
+	Roots       string `protobuf:"bytes,4,opt,name=roots,proto3" json:"roots,omitempty"`
+	Certificate string `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Key         string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	// Whoever answers will do.
+	Unverified bool `protobuf:"varint,7,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	// Of the object that says all this. Files of a waypoint's own certificates are used
+	// for objects of its own namespace only.
+	Namespace string `protobuf:"bytes,8,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Why it cannot be done; requests are refused.
+	Broken        string `protobuf:"bytes,9,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientTls) Reset() {
+	*x = ClientTls{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientTls) ProtoMessage() {}
+
+func (x *ClientTls) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
+func (*ClientTls) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ClientTls) GetMode() ClientTls_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return ClientTls_DISABLE
+}
+
+func (x *ClientTls) GetSni() string {
+	if x != nil {
+		return x.Sni
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSubjectAltNames() []string {
+	if x != nil {
+		return x.SubjectAltNames
+	}
+	return nil
+}
+
+func (x *ClientTls) GetRoots() string {
+	if x != nil {
+		return x.Roots
+	}
+	return ""
+}
+
+func (x *ClientTls) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *ClientTls) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ClientTls) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
+func (x *ClientTls) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ClientTls) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
 // RetryBudget bounds the retries of all requests to a service.
 type RetryBudget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2505,7 +2686,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2698,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2711,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -2571,7 +2752,7 @@ type Balancer struct {
 
 func (x *Balancer) Reset() {
 	*x = Balancer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2764,7 @@ func (x *Balancer) String() string {
 func (*Balancer) ProtoMessage() {}
 
 func (x *Balancer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2777,7 @@ func (x *Balancer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancer.ProtoReflect.Descriptor instead.
 func (*Balancer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Balancer) GetKind() Balancer_Kind {
@@ -2628,7 +2809,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2821,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +2834,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HashKey) GetKind() isHashKey_Kind {
@@ -2738,7 +2919,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2931,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2944,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cookie) GetName() string {
@@ -2801,7 +2982,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2994,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +3007,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Outlier) GetConsecutive_5Xx() uint32 {
@@ -2886,7 +3067,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2898,7 +3079,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2911,7 +3092,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -2964,17 +3145,19 @@ func (x *Limits) GetIdleTimeout() *durationpb.Duration {
 }
 
 type Subset struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Traffic       *Traffic               `protobuf:"bytes,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels  map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Traffic *Traffic               `protobuf:"bytes,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	// In place of traffic, by the port of the service.
+	Ports         map[uint32]*Traffic `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3169,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3182,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Subset) GetName() string {
@@ -3019,6 +3202,13 @@ func (x *Subset) GetLabels() map[string]string {
 func (x *Subset) GetTraffic() *Traffic {
 	if x != nil {
 		return x.Traffic
+	}
+	return nil
+}
+
+func (x *Subset) GetPorts() map[uint32]*Traffic {
+	if x != nil {
+		return x.Ports
 	}
 	return nil
 }
@@ -3044,7 +3234,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3246,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3259,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Authorization) GetName() string {
@@ -3138,7 +3328,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3340,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3353,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Rule) GetClauses() []*Clause {
@@ -3183,7 +3373,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3195,7 +3385,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3208,7 +3398,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -3229,7 +3419,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3241,7 +3431,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3254,7 +3444,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Match) GetConnection() *securityapi.Match {
@@ -3302,7 +3492,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3504,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3517,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RequestMatch) GetMethods() []*StringMatch {
@@ -3483,7 +3673,7 @@ type PathPattern struct {
 
 func (x *PathPattern) Reset() {
 	*x = PathPattern{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3685,7 @@ func (x *PathPattern) String() string {
 func (*PathPattern) ProtoMessage() {}
 
 func (x *PathPattern) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3698,7 @@ func (x *PathPattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathPattern.ProtoReflect.Descriptor instead.
 func (*PathPattern) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PathPattern) GetKind() isPathPattern_Kind {
@@ -3562,7 +3752,7 @@ type Segments struct {
 
 func (x *Segments) Reset() {
 	*x = Segments{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3764,7 @@ func (x *Segments) String() string {
 func (*Segments) ProtoMessage() {}
 
 func (x *Segments) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3777,7 @@ func (x *Segments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segments.ProtoReflect.Descriptor instead.
 func (*Segments) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Segments) GetSegments() []string {
@@ -3616,7 +3806,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3818,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3831,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Endpoint) GetUid() string {
@@ -3860,12 +4050,32 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\abackoff\x18\b \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12%\n" +
 	"\x0ebudget_percent\x18\t \x01(\rR\rbudgetPercent\x12*\n" +
 	"\x11budget_per_second\x18\n" +
-	" \x01(\rR\x0fbudgetPerSecond\"\xd5\x01\n" +
+	" \x01(\rR\x0fbudgetPerSecond\"\x85\x02\n" +
 	"\aTraffic\x127\n" +
 	"\bbalancer\x18\x01 \x01(\v2\x1b.ambit.waypoint.v1.BalancerR\bbalancer\x124\n" +
 	"\aoutlier\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.OutlierR\aoutlier\x121\n" +
 	"\x06limits\x18\x03 \x01(\v2\x19.ambit.waypoint.v1.LimitsR\x06limits\x12(\n" +
-	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\"\xb9\x01\n" +
+	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\x12.\n" +
+	"\x03tls\x18\x05 \x01(\v2\x1c.ambit.waypoint.v1.ClientTlsR\x03tls\"\xd7\x02\n" +
+	"\tClientTls\x125\n" +
+	"\x04mode\x18\x01 \x01(\x0e2!.ambit.waypoint.v1.ClientTls.ModeR\x04mode\x12\x10\n" +
+	"\x03sni\x18\x02 \x01(\tR\x03sni\x12*\n" +
+	"\x11subject_alt_names\x18\x03 \x03(\tR\x0fsubjectAltNames\x12\x14\n" +
+	"\x05roots\x18\x04 \x01(\tR\x05roots\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\tR\vcertificate\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\tR\x03key\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\a \x01(\bR\n" +
+	"unverified\x12\x1c\n" +
+	"\tnamespace\x18\b \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06broken\x18\t \x01(\tR\x06broken\"5\n" +
+	"\x04Mode\x12\v\n" +
+	"\aDISABLE\x10\x00\x12\n" +
+	"\n" +
+	"\x06SIMPLE\x10\x01\x12\n" +
+	"\n" +
+	"\x06MUTUAL\x10\x02\x12\b\n" +
+	"\x04MESH\x10\x03\"\xb9\x01\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
@@ -3905,14 +4115,19 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\apending\x18\x04 \x01(\rR\apending\x126\n" +
 	"\x17requests_per_connection\x18\x05 \x01(\rR\x15requestsPerConnection\x12\x18\n" +
 	"\aretries\x18\x06 \x01(\rR\aretries\x12<\n" +
-	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\"\xcc\x01\n" +
+	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\"\xde\x02\n" +
 	"\x06Subset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
 	"\x06labels\x18\x02 \x03(\v2%.ambit.waypoint.v1.Subset.LabelsEntryR\x06labels\x124\n" +
-	"\atraffic\x18\x03 \x01(\v2\x1a.ambit.waypoint.v1.TrafficR\atraffic\x1a9\n" +
+	"\atraffic\x18\x03 \x01(\v2\x1a.ambit.waypoint.v1.TrafficR\atraffic\x12:\n" +
+	"\x05ports\x18\x04 \x03(\v2$.ambit.waypoint.v1.Subset.PortsEntryR\x05ports\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aT\n" +
+	"\n" +
+	"PortsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\rR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.TrafficR\x05value:\x028\x01\"\xa1\x02\n" +
 	"\rAuthorization\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12+\n" +
@@ -3992,164 +4207,171 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescData
 }
 
-var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(Action)(0),                    // 0: ambit.waypoint.v1.Action
-	(Balancer_Kind)(0),             // 1: ambit.waypoint.v1.Balancer.Kind
-	(*Service)(nil),                // 2: ambit.waypoint.v1.Service
-	(*Canary)(nil),                 // 3: ambit.waypoint.v1.Canary
-	(*StreamTable)(nil),            // 4: ambit.waypoint.v1.StreamTable
-	(*StreamRoute)(nil),            // 5: ambit.waypoint.v1.StreamRoute
-	(*ObjectName)(nil),             // 6: ambit.waypoint.v1.ObjectName
-	(*Port)(nil),                   // 7: ambit.waypoint.v1.Port
-	(*RouteTable)(nil),             // 8: ambit.waypoint.v1.RouteTable
-	(*Route)(nil),                  // 9: ambit.waypoint.v1.Route
-	(*Session)(nil),                // 10: ambit.waypoint.v1.Session
-	(*RouteMatch)(nil),             // 11: ambit.waypoint.v1.RouteMatch
-	(*Path)(nil),                   // 12: ambit.waypoint.v1.Path
-	(*StringMatch)(nil),            // 13: ambit.waypoint.v1.StringMatch
-	(*NamedMatch)(nil),             // 14: ambit.waypoint.v1.NamedMatch
-	(*Backend)(nil),                // 15: ambit.waypoint.v1.Backend
-	(*Filter)(nil),                 // 16: ambit.waypoint.v1.Filter
-	(*HeaderChange)(nil),           // 17: ambit.waypoint.v1.HeaderChange
-	(*Header)(nil),                 // 18: ambit.waypoint.v1.Header
-	(*PathChange)(nil),             // 19: ambit.waypoint.v1.PathChange
-	(*RegexChange)(nil),            // 20: ambit.waypoint.v1.RegexChange
-	(*Redirect)(nil),               // 21: ambit.waypoint.v1.Redirect
-	(*Rewrite)(nil),                // 22: ambit.waypoint.v1.Rewrite
-	(*Mirror)(nil),                 // 23: ambit.waypoint.v1.Mirror
-	(*Cors)(nil),                   // 24: ambit.waypoint.v1.Cors
-	(*Fault)(nil),                  // 25: ambit.waypoint.v1.Fault
-	(*DirectAnswer)(nil),           // 26: ambit.waypoint.v1.DirectAnswer
-	(*RateLimit)(nil),              // 27: ambit.waypoint.v1.RateLimit
-	(*Retry)(nil),                  // 28: ambit.waypoint.v1.Retry
-	(*Traffic)(nil),                // 29: ambit.waypoint.v1.Traffic
-	(*RetryBudget)(nil),            // 30: ambit.waypoint.v1.RetryBudget
-	(*Balancer)(nil),               // 31: ambit.waypoint.v1.Balancer
-	(*HashKey)(nil),                // 32: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 33: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 34: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 35: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 36: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 37: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 38: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 39: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 40: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 41: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 42: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 43: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 44: ambit.waypoint.v1.Endpoint
-	nil,                            // 45: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 46: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 47: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 48: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 49: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 50: istio.security.Scope
-	(*securityapi.Match)(nil),      // 51: istio.security.Match
-	(*securityapi.Address)(nil),    // 52: istio.security.Address
+	(ClientTls_Mode)(0),            // 1: ambit.waypoint.v1.ClientTls.Mode
+	(Balancer_Kind)(0),             // 2: ambit.waypoint.v1.Balancer.Kind
+	(*Service)(nil),                // 3: ambit.waypoint.v1.Service
+	(*Canary)(nil),                 // 4: ambit.waypoint.v1.Canary
+	(*StreamTable)(nil),            // 5: ambit.waypoint.v1.StreamTable
+	(*StreamRoute)(nil),            // 6: ambit.waypoint.v1.StreamRoute
+	(*ObjectName)(nil),             // 7: ambit.waypoint.v1.ObjectName
+	(*Port)(nil),                   // 8: ambit.waypoint.v1.Port
+	(*RouteTable)(nil),             // 9: ambit.waypoint.v1.RouteTable
+	(*Route)(nil),                  // 10: ambit.waypoint.v1.Route
+	(*Session)(nil),                // 11: ambit.waypoint.v1.Session
+	(*RouteMatch)(nil),             // 12: ambit.waypoint.v1.RouteMatch
+	(*Path)(nil),                   // 13: ambit.waypoint.v1.Path
+	(*StringMatch)(nil),            // 14: ambit.waypoint.v1.StringMatch
+	(*NamedMatch)(nil),             // 15: ambit.waypoint.v1.NamedMatch
+	(*Backend)(nil),                // 16: ambit.waypoint.v1.Backend
+	(*Filter)(nil),                 // 17: ambit.waypoint.v1.Filter
+	(*HeaderChange)(nil),           // 18: ambit.waypoint.v1.HeaderChange
+	(*Header)(nil),                 // 19: ambit.waypoint.v1.Header
+	(*PathChange)(nil),             // 20: ambit.waypoint.v1.PathChange
+	(*RegexChange)(nil),            // 21: ambit.waypoint.v1.RegexChange
+	(*Redirect)(nil),               // 22: ambit.waypoint.v1.Redirect
+	(*Rewrite)(nil),                // 23: ambit.waypoint.v1.Rewrite
+	(*Mirror)(nil),                 // 24: ambit.waypoint.v1.Mirror
+	(*Cors)(nil),                   // 25: ambit.waypoint.v1.Cors
+	(*Fault)(nil),                  // 26: ambit.waypoint.v1.Fault
+	(*DirectAnswer)(nil),           // 27: ambit.waypoint.v1.DirectAnswer
+	(*RateLimit)(nil),              // 28: ambit.waypoint.v1.RateLimit
+	(*Retry)(nil),                  // 29: ambit.waypoint.v1.Retry
+	(*Traffic)(nil),                // 30: ambit.waypoint.v1.Traffic
+	(*ClientTls)(nil),              // 31: ambit.waypoint.v1.ClientTls
+	(*RetryBudget)(nil),            // 32: ambit.waypoint.v1.RetryBudget
+	(*Balancer)(nil),               // 33: ambit.waypoint.v1.Balancer
+	(*HashKey)(nil),                // 34: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 35: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 36: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 37: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 38: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 39: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 40: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 41: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 42: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 43: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 44: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 45: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 46: ambit.waypoint.v1.Endpoint
+	nil,                            // 47: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 48: ambit.waypoint.v1.Subset.PortsEntry
+	nil,                            // 49: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 50: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 51: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 52: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 53: istio.security.Scope
+	(*securityapi.Match)(nil),      // 54: istio.security.Match
+	(*securityapi.Address)(nil),    // 55: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
-	6,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	7,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
-	8,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	29, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	36, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
-	4,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
-	3,  // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
-	30, // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
-	10, // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
-	6,  // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	5,  // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	15, // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	47, // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	29, // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	9,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	11, // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	16, // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	15, // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	48, // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	48, // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	28, // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	10, // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	48, // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	12, // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	13, // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	14, // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	13, // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	16, // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	17, // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	17, // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	21, // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	22, // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	23, // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	24, // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	25, // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	26, // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	27, // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	18, // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	18, // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	20, // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	19, // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	19, // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	15, // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	13, // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	48, // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	48, // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	49, // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	48, // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	48, // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	31, // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	34, // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	35, // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	48, // 55: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
-	48, // 56: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
-	1,  // 57: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	32, // 58: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	33, // 59: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	48, // 60: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	48, // 61: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	48, // 62: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	48, // 63: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	48, // 64: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	45, // 65: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	29, // 66: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	50, // 67: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	0,  // 68: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	38, // 69: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	39, // 70: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	40, // 71: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	51, // 72: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	41, // 73: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	13, // 74: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 75: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	42, // 76: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	42, // 77: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	13, // 78: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 79: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 80: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 81: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	52, // 82: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	52, // 83: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	13, // 84: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 85: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 86: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 87: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 88: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 89: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 90: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 91: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	13, // 92: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	43, // 93: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	46, // 94: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	95, // [95:95] is the sub-list for method output_type
-	95, // [95:95] is the sub-list for method input_type
-	95, // [95:95] is the sub-list for extension type_name
-	95, // [95:95] is the sub-list for extension extendee
-	0,  // [0:95] is the sub-list for field type_name
+	7,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	8,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
+	9,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
+	30, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	38, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	5,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
+	4,  // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
+	32, // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	11, // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
+	7,  // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	6,  // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	16, // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	50, // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	30, // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	10, // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	12, // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	17, // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	16, // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	51, // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	51, // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	29, // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	11, // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	51, // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	13, // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	14, // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	15, // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	15, // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	14, // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	17, // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	18, // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	18, // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	22, // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	23, // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	24, // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	25, // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	26, // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	27, // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	28, // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	19, // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	19, // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	21, // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	20, // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	20, // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	16, // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	14, // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	51, // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	51, // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	52, // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	51, // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	51, // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	33, // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	36, // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	37, // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	31, // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
+	1,  // 56: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
+	51, // 57: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	51, // 58: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	2,  // 59: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	34, // 60: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	35, // 61: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	51, // 62: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	51, // 63: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	51, // 64: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	51, // 65: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	51, // 66: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	47, // 67: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	30, // 68: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	48, // 69: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
+	53, // 70: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	0,  // 71: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	40, // 72: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	41, // 73: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	42, // 74: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	54, // 75: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	43, // 76: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	14, // 77: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 78: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	44, // 79: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	44, // 80: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	14, // 81: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 82: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 83: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 84: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	55, // 85: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	55, // 86: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	14, // 87: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 88: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 89: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 90: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 91: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 92: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 93: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 94: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	14, // 95: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	45, // 96: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	49, // 97: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	30, // 98: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
+	99, // [99:99] is the sub-list for method output_type
+	99, // [99:99] is the sub-list for method input_type
+	99, // [99:99] is the sub-list for extension type_name
+	99, // [99:99] is the sub-list for extension extendee
+	0,  // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -4186,13 +4408,13 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		(*PathChange_Prefix)(nil),
 		(*PathChange_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31].OneofWrappers = []any{
 		(*HashKey_Header)(nil),
 		(*HashKey_Query)(nil),
 		(*HashKey_SourceIp)(nil),
 		(*HashKey_Cookie)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41].OneofWrappers = []any{
 		(*PathPattern_Text)(nil),
 		(*PathPattern_Segments)(nil),
 	}
@@ -4201,8 +4423,8 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   45,
+			NumEnums:      3,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

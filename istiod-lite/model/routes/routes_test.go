@@ -73,7 +73,7 @@ func TestRule(t *testing.T) {
 		TrafficPolicy: &api.TrafficPolicy{
 			//lint:ignore SA1019 users still write it
 			OutlierDetection: &api.OutlierDetection{ConsecutiveErrors: 7},
-			Tls:              &api.ClientTLSSettings{Mode: api.ClientTLSSettings_SIMPLE},
+			Tunnel:           &api.TrafficPolicy_TunnelSettings{},
 			ConnectionPool:   &api.ConnectionPoolSettings{Tcp: &api.ConnectionPoolSettings_TCPSettings{MaxConnections: 5}},
 		},
 		Subsets: []*api.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}}},
@@ -81,7 +81,7 @@ func TestRule(t *testing.T) {
 	if d.Traffic.Outlier.Consecutive_5Xx != 7 || len(d.Notes) != 2 || !strings.Contains(d.Notes[0].Text, "consecutive5xxErrors") || !strings.Contains(d.Notes[1].Text, "each instance") {
 		t.Errorf("outlier %v, notes %v", d.Traffic.GetOutlier(), d.Notes)
 	}
-	if len(d.Problems) != 1 || !strings.Contains(d.Problems[0].Path, "tls.mode") {
+	if len(d.Problems) != 1 || !strings.Contains(d.Problems[0].Path, "tunnel") {
 		t.Errorf("problems %v", d.Problems)
 	}
 	if d.Subsets[0].Traffic != d.Traffic {

@@ -3,7 +3,10 @@
 package routes
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -23,44 +26,67 @@ type Destination struct {
 	Problems, Notes []Problem
 }
 
-// Rule translates a DestinationRule.
+// Rule translates a DestinationRule. What a subset says comes before what the rule says
+// of a port, and that before what it says of the whole service.
 func Rule(r *networking.DestinationRule) Destination {
-	t := &trafficConverter{}
-	d := Destination{Ports: map[uint32]*waypointapi.Traffic{}}
-	d.Traffic = t.policy("spec.trafficPolicy", r.Spec.GetTrafficPolicy(), nil)
-	for _, p := range r.Spec.GetTrafficPolicy().GetPortLevelSettings() {
-		path := fmt.Sprintf("spec.trafficPolicy.portLevelSettings[%d]", p.GetPort().GetNumber())
-		d.Ports[p.GetPort().GetNumber()] = t.policy(path, &api.TrafficPolicy{
-			LoadBalancer: p.GetLoadBalancer(), ConnectionPool: p.GetConnectionPool(), OutlierDetection: p.GetOutlierDetection(), Tls: p.GetTls(),
-		}, d.Traffic)
-	}
+	t := &trafficConverter{namespace: r.Namespace}
+	d := Destination{}
+	all := r.Spec.GetTrafficPolicy()
+	d.Traffic = t.policy("spec.trafficPolicy", all, nil)
+	d.Ports = t.ports("spec.trafficPolicy", all, func(uint32) *waypointapi.Traffic { return d.Traffic })
 	for i, s := range r.Spec.GetSubsets() {
-		sub := &waypointapi.Subset{Name: s.GetName(), Labels: s.GetLabels()}
-		if s.GetTrafficPolicy() != nil {
-			sub.Traffic = t.policy(fmt.Sprintf("spec.subsets[%d].trafficPolicy", i), s.GetTrafficPolicy(), d.Traffic)
-		} else if d.Traffic != nil {
-			sub.Traffic = d.Traffic
+		path := fmt.Sprintf("spec.subsets[%d].trafficPolicy", i)
+		sub := &waypointapi.Subset{Name: s.GetName(), Labels: s.GetLabels(), Ports: map[uint32]*waypointapi.Traffic{}}
+		sub.Traffic = t.policy(path, s.GetTrafficPolicy(), d.Traffic)
+		again := &trafficConverter{namespace: r.Namespace} // what is wrong was said above
+		for number, base := range d.Ports {
+			sub.Ports[number] = again.policy(path, s.GetTrafficPolicy(), base)
 		}
+		maps.Copy(sub.Ports, t.ports(path, s.GetTrafficPolicy(), func(number uint32) *waypointapi.Traffic { return cmp.Or(sub.Ports[number], sub.Traffic) }))
 		d.Subsets = append(d.Subsets, sub)
 	}
 	d.Problems, d.Notes = t.problems, t.notes
 	return d
 }
 
+// ports translates what a policy says of single ports; base is what it leaves unsaid.
+func (t *trafficConverter) ports(path string, p *api.TrafficPolicy, base func(number uint32) *waypointapi.Traffic) map[uint32]*waypointapi.Traffic {
+	out := map[uint32]*waypointapi.Traffic{}
+	for _, s := range p.GetPortLevelSettings() {
+		number := s.GetPort().GetNumber()
+		out[number] = t.policy(fmt.Sprintf("%s.portLevelSettings[%d]", path, number), &api.TrafficPolicy{
+			LoadBalancer: s.GetLoadBalancer(), ConnectionPool: s.GetConnectionPool(), OutlierDetection: s.GetOutlierDetection(), Tls: s.GetTls(),
+		}, base(number))
+	}
+	return out
+}
+
 // trafficConverter collects what is found on the way.
-type trafficConverter struct{ problems, notes []Problem }
+type trafficConverter struct {
+	namespace       string // of the rule
+	problems, notes []Problem
+}
 
 // problem notes a field that cannot be done.
 func (t *trafficConverter) problem(path, format string, args ...any) {
 	t.problems = append(t.problems, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
+// note says, once, what a field means here.
+func (t *trafficConverter) note(path, text string) {
+	if n := (Problem{Path: path, Text: text}); !slices.Contains(t.notes, n) {
+		t.notes = append(t.notes, n)
+	}
+}
+
 // policy translates a traffic policy. What it does not say is taken from base.
 func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypointapi.Traffic) *waypointapi.Traffic {
 	if p == nil {
-		return nil
+		return base
 	}
-	out := &waypointapi.Traffic{Balancer: base.GetBalancer(), Outlier: base.GetOutlier(), Limits: base.GetLimits(), UpgradeToHttp2: base.GetUpgradeToHttp2()}
+	out := &waypointapi.Traffic{
+		Balancer: base.GetBalancer(), Outlier: base.GetOutlier(), Limits: base.GetLimits(), UpgradeToHttp2: base.GetUpgradeToHttp2(), Tls: base.GetTls(),
+	}
 	if p.GetLoadBalancer() != nil {
 		out.Balancer = t.balancer(path+".loadBalancer", p.GetLoadBalancer())
 	}
@@ -74,7 +100,7 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 			RequestsPerConnection: atLeastZero(c.GetHttp().GetMaxRequestsPerConnection()), IdleTimeout: c.GetHttp().GetIdleTimeout(),
 		}
 		if out.Limits.Connections > 0 || out.Limits.Requests > 0 || out.Limits.Pending > 0 {
-			t.notes = append(t.notes, Problem{Path: path + ".connectionPool", Text: "limits are those of each instance of a waypoint"})
+			t.note(path+".connectionPool", "limits are those of each instance of a waypoint")
 		}
 		out.UpgradeToHttp2 = c.GetHttp().GetH2UpgradePolicy() == api.ConnectionPoolSettings_HTTPSettings_UPGRADE
 		if c.GetHttp().GetMaxRetries() > 0 {
@@ -84,8 +110,8 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 			t.problem(path+".connectionPool.tcp.maxConnectionDuration", "is not supported")
 		}
 	}
-	if mode := p.GetTls().GetMode(); p.GetTls() != nil && mode != api.ClientTLSSettings_ISTIO_MUTUAL && mode != api.ClientTLSSettings_DISABLE {
-		t.problem(path+".tls.mode", "%v is not supported: endpoints in the mesh are reached by mutual TLS, and others in plain", mode)
+	if p.GetTls() != nil {
+		out.Tls = t.tls(path+".tls", p.GetTls())
 	}
 	for name, set := range map[string]bool{"tunnel": p.GetTunnel() != nil, "proxyProtocol": p.GetProxyProtocol() != nil} {
 		if set {
@@ -152,7 +178,7 @@ func (t *trafficConverter) outlier(path string, o *api.OutlierDetection) *waypoi
 	}
 	if n := o.GetConsecutiveErrors(); n > 0 {
 		out.Consecutive_5Xx = uint32(n)
-		t.notes = append(t.notes, Problem{Path: path + ".consecutiveErrors", Text: "is the old name of consecutive5xxErrors, as which it is taken"})
+		t.note(path+".consecutiveErrors", "is the old name of consecutive5xxErrors, as which it is taken")
 	}
 	if len(o.GetOutlierDetectionHttpErrorCodes()) > 0 || o.GetConsecutiveLocalOriginFailures() != nil {
 		t.problem(path, "own lists of codes and local-origin failures are not supported: 5xx and failed connections count")

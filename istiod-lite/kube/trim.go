@@ -12,7 +12,7 @@ import (
 // kept are the annotations that the model reads on objects of Kubernetes itself.
 func kept(key string) bool {
 	switch key {
-	case annotation.AmbientRedirection.Name, annotation.NetworkingTrafficDistribution.Name:
+	case annotation.AmbientRedirection.Name, annotation.NetworkingTrafficDistribution.Name, annotation.IoIstioUseWaypointCanaryWeight.Name:
 		return true
 	}
 	return false

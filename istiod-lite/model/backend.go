@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 	experimental "sigs.k8s.io/gateway-api/apisx/v1alpha1"
@@ -24,27 +25,30 @@ func (m *Model) backendTargets(p *experimental.XBackendTrafficPolicy) []Key {
 	return all
 }
 
-// backendPolicyOf is the backend policy that counts for a service, the oldest; nil when
-// there is none. Source: Gateway API, GEP-713, "Conflict resolution".
+// backendPoliciesOf are the backend policies of a service. The oldest counts. Source:
+// Gateway API, GEP-713, "Conflict resolution".
+func (m *Model) backendPoliciesOf(service Key) []*experimental.XBackendTrafficPolicy {
+	return attachedOf(m, KindBackendPolicy, service, "", func(s *space) map[string]*experimental.XBackendTrafficPolicy { return s.backends }, m.backendTargets)
+}
+
+// backendPolicyOf is the backend policy that counts for a service; nil when there is
+// none.
 func (m *Model) backendPolicyOf(service Key) *experimental.XBackendTrafficPolicy {
-	all := attachedOf(m, KindBackendPolicy, service, "", func(s *space) map[string]*experimental.XBackendTrafficPolicy { return s.backends }, m.backendTargets)
-	if len(all) == 0 {
-		return nil
-	}
-	return all[0]
+	return firstOf(m.backendPoliciesOf(service))
 }
 
 // fromBackendPolicy says what becomes of a backend policy at each of its targets.
 func (m *Model) fromBackendPolicy(p *experimental.XBackendTrafficPolicy) []Condition {
 	problems := routes.BackendPolicy(p).Problems
-	var all []Condition
+	var said []Condition
 	for i, ref := range p.Spec.TargetRefs {
 		c := Condition{Parent: i + 1, Type: ConditionAccepted, True: true, Reason: string(gateway.PolicyReasonAccepted)}
 		refuse := func(reason gateway.PolicyConditionReason, format string, args ...any) {
 			c.True, c.Reason, c.Message = false, string(reason), fmt.Sprintf(format, args...)
 		}
 		service := targetKey(string(ref.Group), string(ref.Kind), p.Namespace, string(ref.Name))
-		switch first := m.backendPolicyOf(service); {
+		all := m.backendPoliciesOf(service)
+		switch first := firstOf(all); {
 		case service.Kind != KindService && service.Kind != KindServiceEntry:
 			refuse(gateway.PolicyReasonTargetNotFound, "targetRefs[%d]: kind %s is no backend here: want a Service", i, ref.Kind)
 		case !m.stands(service):
@@ -53,12 +57,16 @@ func (m *Model) fromBackendPolicy(p *experimental.XBackendTrafficPolicy) []Condi
 			refuse(gateway.PolicyReasonInvalid, "%s", textsOf(problems))
 		case first != nil && first != p:
 			refuse(gateway.PolicyReasonConflicted, "XBackendTrafficPolicy %s is older, and comes first", first.Name)
-		case !m.reachedByWaypoint(service):
-			c.Message = "no waypoint sends requests to it yet, and nobody else tries again: bind the callers' services with the label istio.io/use-waypoint"
+		default:
+			notes := othersOf(KindBackendPolicy, all)
+			if !m.reachedByWaypoint(service) {
+				notes = append(notes, "no waypoint sends requests to it yet, and nobody else tries again: bind the callers' services with the label istio.io/use-waypoint")
+			}
+			c.Message = strings.Join(notes, "; ")
 		}
-		all = append(all, c)
+		said = append(said, c)
 	}
-	return all
+	return said
 }
 
 // stands reports whether a Service, or a ServiceEntry, is there.

@@ -173,29 +173,47 @@ func (m *Model) virtualsOf(service Key, host string) []*networking.VirtualServic
 	})
 }
 
+// firstOf is the object that counts of those that are attached to a service; nil when
+// there is none.
+func firstOf[T any](all []*T) *T {
+	if len(all) == 0 {
+		return nil
+	}
+	return all[0]
+}
+
+// othersOf say of the object that counts before which others of its kind it comes, each
+// of which is told the same.
+func othersOf[T any](kind Kind, all []*T) (notes []string) {
+	for i := 1; i < len(all); i++ {
+		o := any(all[i]).(metav1.Object)
+		notes = append(notes, fmt.Sprintf("it comes before %s %s/%s", kind, o.GetNamespace(), o.GetName()))
+	}
+	return notes
+}
+
 // virtualOf is the VirtualService that counts for a service; nil when there is none.
 func (m *Model) virtualOf(service Key, host string) *networking.VirtualService {
-	if all := m.virtualsOf(service, host); len(all) > 0 {
-		return all[0]
-	}
-	return nil
+	return firstOf(m.virtualsOf(service, host))
+}
+
+// rulesOf are the DestinationRules of a service.
+func (m *Model) rulesOf(service Key, host string) []*networking.DestinationRule {
+	return attachedOf(m, KindDestinationRule, service, host, func(s *space) map[string]*networking.DestinationRule { return s.rules }, m.ruleTargets)
 }
 
 // ruleOf is the DestinationRule that counts for a service; nil when there is none.
 func (m *Model) ruleOf(service Key, host string) *networking.DestinationRule {
-	if all := attachedOf(m, KindDestinationRule, service, host, func(s *space) map[string]*networking.DestinationRule { return s.rules }, m.ruleTargets); len(all) > 0 {
-		return all[0]
-	}
-	return nil
+	return firstOf(m.rulesOf(service, host))
+}
+
+// profilesOf are the ServiceProfiles of a service.
+func (m *Model) profilesOf(service Key) []*ServiceProfile {
+	return attachedOf(m, KindServiceProfile, service, "", func(s *space) map[string]*ServiceProfile { return s.profiles }, m.profileTargets)
 }
 
 // profileOf is the ServiceProfile of a service; nil when there is none.
-func (m *Model) profileOf(service Key) *ServiceProfile {
-	if all := attachedOf(m, KindServiceProfile, service, "", func(s *space) map[string]*ServiceProfile { return s.profiles }, m.profileTargets); len(all) > 0 {
-		return all[0]
-	}
-	return nil
-}
+func (m *Model) profileOf(service Key) *ServiceProfile { return firstOf(m.profilesOf(service)) }
 
 // virtualTables are the routes of a VirtualService: one table for all ports, or one
 // for each when it has different ones for ports. Routes of connections are for the
@@ -295,8 +313,12 @@ func (m *Model) fromVirtualService(v *networking.VirtualService) []Condition {
 			if m.hasRoutes(service) {
 				return "the service has routes of the Gateway API, which come first"
 			}
-			if first := m.virtualOf(service, full); first != v && first != nil {
+			all := m.virtualsOf(service, full)
+			if first := firstOf(all); first != v && first != nil {
 				return fmt.Sprintf("VirtualService %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
+			}
+			for _, note := range othersOf(KindVirtualService, all) {
+				notes = append(notes, host+": "+note)
 			}
 			if p := m.profileOf(service); p != nil {
 				notes = append(notes, fmt.Sprintf("%s: it comes before ServiceProfile %s/%s", host, p.Namespace, p.Name))
@@ -359,9 +381,11 @@ func (m *Model) fromDestinationRule(r *networking.DestinationRule) []Condition {
 		notes = append(notes, p.String())
 	}
 	why := m.withoutEffect("spec.host", r.Namespace, r.Spec.GetHost(), func(service Key, full string) string {
-		if first := m.ruleOf(service, full); first != r && first != nil {
+		all := m.rulesOf(service, full)
+		if first := firstOf(all); first != r && first != nil {
 			return fmt.Sprintf("DestinationRule %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
 		}
+		notes = append(notes, othersOf(KindDestinationRule, all)...)
 		return ""
 	})
 	if why != "" {

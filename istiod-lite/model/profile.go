@@ -170,7 +170,7 @@ func (c *checker) serviceProfile(p *ServiceProfile) {
 
 // fromServiceProfile says what becomes of a ServiceProfile.
 func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
-	var problems []string
+	var problems, notes []string
 	for _, x := range routes.FromProfile(p.profile(), "").Problems {
 		problems = append(problems, x.String())
 	}
@@ -191,13 +191,16 @@ func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
 			return "the service has routes of the Gateway API, which come first"
 		case m.virtualOf(service, full) != nil:
 			return "the service has a VirtualService, which comes first"
-		case m.profileOf(service) != p:
-			return "another ServiceProfile comes first"
 		}
+		all := m.profilesOf(service)
+		if first := firstOf(all); first != p && first != nil {
+			return fmt.Sprintf("ServiceProfile %s/%s is older or nearer, and comes first", first.Namespace, first.Name)
+		}
+		notes = othersOf(KindServiceProfile, all)
 		return ""
 	})
 	if why != "" {
 		problems = append(problems, why)
 	}
-	return []Condition{outcome(why == "", problems, nil)}
+	return []Condition{outcome(why == "", problems, notes)}
 }

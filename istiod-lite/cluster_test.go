@@ -32,7 +32,9 @@ rules:
 - {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications, requestauthentications], verbs: [list, watch]}
 - {apiGroups: [networking.istio.io], resources: [serviceentries, workloadentries, virtualservices, destinationrules], verbs: [list, watch]}
 - {apiGroups: [linkerd.io], resources: [serviceprofiles], verbs: [list, watch]}
+- {apiGroups: [ambit.dev], resources: [ratelimits], verbs: [list, watch]}
 - {apiGroups: [linkerd.io], resources: [serviceprofiles/status], verbs: [patch]}
+- {apiGroups: [ambit.dev], resources: [ratelimits/status], verbs: [patch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways, gatewayclasses, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.x-k8s.io], resources: [xbackendtrafficpolicies], verbs: [list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], resourceNames: [ambit-waypoint, istio-waypoint], verbs: [create, patch]}

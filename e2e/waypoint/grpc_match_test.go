@@ -42,7 +42,7 @@ func TestMatchesOfGRPCRoute(t *testing.T) {
 
 	result := routes.GRPC(r, func(_, _, namespace, name string, _ uint32) routes.Backend {
 		return routes.Backend{Service: namespace + "/" + name}
-	})
+	}, nil)
 	if len(result.Problems) > 0 {
 		t.Fatal(result.Problems)
 	}

@@ -49,6 +49,7 @@ var formats = map[model.Kind]format{
 	model.KindTLSRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha3", "v1alpha2"}, plain[gateway.TLSRoute]},
 	model.KindTCPRoute:              {"gateway.networking.k8s.io", []string{"v1", "v1alpha2"}, plain[gateway.TCPRoute]},
 	model.KindBackendPolicy:         {"gateway.networking.x-k8s.io", []string{"v1alpha1"}, plain[experimental.XBackendTrafficPolicy]},
+	model.KindRateLimit:             {model.RateLimitGroup, []string{"v1alpha1"}, plain[model.RateLimit]},
 	model.KindReferenceGrant:        {"gateway.networking.k8s.io", []string{"v1", "v1beta1"}, plain[gateway.ReferenceGrant]},
 	model.KindVirtualService:        {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, virtualService},
 	model.KindDestinationRule:       {"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, destinationRule},

@@ -47,6 +47,8 @@ func statusOf(o model.Object) (ours, others []standing) {
 		all = readConditions(o.Status.GetConditions())
 	case *model.ServiceProfile:
 		all = readMeta(o.Status.Conditions)
+	case *model.RateLimit:
+		all = readMeta(o.Status.Conditions)
 	}
 	for _, c := range all {
 		if model.IsOurCondition(c.Type) {

@@ -294,7 +294,7 @@ func (k *Keeper) reconcile(ctx context.Context, key model.Key) error {
 var spokenAbout = []model.Kind{
 	model.KindService, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
 	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindBackendPolicy,
-	model.KindVirtualService, model.KindDestinationRule, model.KindServiceProfile,
+	model.KindVirtualService, model.KindDestinationRule, model.KindServiceProfile, model.KindRateLimit,
 }
 
 // wrote counts one write.

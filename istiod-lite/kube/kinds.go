@@ -86,6 +86,7 @@ func kinds() []*kind {
 		custom[experimental.XBackendTrafficPolicy, experimental.XBackendTrafficPolicyList](model.KindBackendPolicy, "gateway.networking.x-k8s.io", []string{"v1alpha1"}, "xbackendtrafficpolicies"),
 		custom[gateway.ReferenceGrant, gateway.ReferenceGrantList](model.KindReferenceGrant, "gateway.networking.k8s.io", gatewayVersions(), "referencegrants"),
 		custom[model.ServiceProfile, model.ServiceProfileList](model.KindServiceProfile, "linkerd.io", []string{"v1alpha2"}, "serviceprofiles"),
+		custom[model.RateLimit, model.RateLimitList](model.KindRateLimit, model.RateLimitGroup, []string{"v1alpha1"}, "ratelimits"),
 	}
 }
 

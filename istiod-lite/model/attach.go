@@ -30,7 +30,7 @@ func (m *Model) attachTo(key Key, old, now []Key, d dirty) {
 // markTarget marks what is derived of what is attached to a target.
 func (m *Model) markTarget(target Key, d dirty) {
 	switch target.Kind {
-	case KindVirtualService:
+	case KindVirtualService, KindRateLimit:
 		d.add(target)
 	case KindGateway:
 		m.dependOnGateway(target, d)

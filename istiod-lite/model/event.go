@@ -45,6 +45,8 @@ const (
 	KindServiceProfile  Kind = "ServiceProfile"
 	// KindBackendPolicy says how the backends of routes are treated.
 	KindBackendPolicy Kind = "XBackendTrafficPolicy"
+	// KindRateLimit bounds the requests of rules that name it.
+	KindRateLimit Kind = "RateLimit"
 )
 
 // ClusterScoped reports whether objects of the kind have no namespace.

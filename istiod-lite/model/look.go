@@ -73,6 +73,8 @@ func (s *space) shelf(kind Kind) shelf {
 		return shelfOf[networking.VirtualService, *networking.VirtualService](s.virtuals)
 	case KindDestinationRule:
 		return shelfOf[networking.DestinationRule, *networking.DestinationRule](s.rules)
+	case KindRateLimit:
+		return shelfOf[RateLimit, *RateLimit](s.limits)
 	case KindServiceProfile:
 		return shelfOf[ServiceProfile, *ServiceProfile](s.profiles)
 	}

@@ -84,6 +84,7 @@ type space struct {
 	rules          map[string]*networking.DestinationRule
 	profiles       map[string]*ServiceProfile
 	backends       map[string]*experimental.XBackendTrafficPolicy
+	limits         map[string]*RateLimit
 
 	podSlices map[string]map[string]bool // names of slices that refer to a pod
 }
@@ -199,6 +200,9 @@ func (m *Model) apply(e Event, d dirty) {
 	case KindBackendPolicy:
 		old, now := replace(s.backends, e)
 		m.attachTo(e.Key, m.backendTargets(old), m.backendTargets(now), d)
+	case KindRateLimit:
+		replace(s.limits, e)
+		d.add(e.Key)
 	}
 }
 
@@ -243,6 +247,7 @@ func (m *Model) space(namespace string) *space {
 			rules:          map[string]*networking.DestinationRule{},
 			profiles:       map[string]*ServiceProfile{},
 			backends:       map[string]*experimental.XBackendTrafficPolicy{},
+			limits:         map[string]*RateLimit{},
 			podSlices:      map[string]map[string]bool{},
 		}
 		m.spaces[namespace] = s
@@ -375,6 +380,10 @@ func (m *Model) fromTraffic(s *space, key Key) []Condition {
 	case KindBackendPolicy:
 		if p := s.backends[key.Name]; p != nil {
 			return m.fromBackendPolicy(p)
+		}
+	case KindRateLimit:
+		if l := s.limits[key.Name]; l != nil {
+			return m.fromRateLimit(l)
 		}
 	}
 	return nil

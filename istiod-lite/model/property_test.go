@@ -141,7 +141,9 @@ func randomEvent(t *testing.T, r *rand.Rand) model.Event {
 		return "apiVersion: " + version + "\nkind: " + kind + "\n" + meta("r1", "r2") + rules
 	}
 	texts = append(texts,
-		route("HTTPRoute", "gateway.networking.k8s.io/v1", "spec: {parentRefs: [{group: '', kind: Service, name: "+pick("web", "db")+pick("", ", namespace: a", ", port: 80")+"}], rules: [{backendRefs: [{name: "+pick("web", "db")+", port: "+pick("80", "81")+pick("", ", namespace: b")+"}]}]}\n"),
+		route("HTTPRoute", "gateway.networking.k8s.io/v1", "spec: {parentRefs: [{group: '', kind: Service, name: "+pick("web", "db")+pick("", ", namespace: a", ", port: 80")+"}], rules: [{"+pick("", "filters: [{type: ExtensionRef, extensionRef: {group: ambit.dev, kind: RateLimit, name: "+pick("l1", "l2")+"}}], ")+"backendRefs: [{name: "+pick("web", "db")+", port: "+pick("80", "81")+pick("", ", namespace: b")+"}]}]}\n"),
+		route("XBackendTrafficPolicy", "gateway.networking.x-k8s.io/v1alpha1", "spec: {targetRefs: [{group: '', kind: Service, name: "+pick("web", "db")+"}], retryConstraint: {}}\n"),
+		"apiVersion: ambit.dev/v1alpha1\nkind: RateLimit\n"+meta("l1", "l2")+"spec: {requests: "+pick("1", "2")+", per: 1s}\n",
 		route("VirtualService", "networking.istio.io/v1", "spec: {hosts: ["+pick("web", "h1", "web.a.svc.cluster.local", "")+"], http: [{"+pick("", "match: [{port: 80}], ")+pick("delegate: {name: "+pick("r1", "r2")+", namespace: "+pick("a", "b")+"}",
 			"route: [{destination: {host: "+pick("db", "h2", "web.b.svc.cluster.local")+", subset: "+pick("s1", "s2")+"}}]")+"}]}\n"),
 		route("DestinationRule", "networking.istio.io/v1", "spec: {host: "+pick("db", "h1", "web.a.svc.cluster.local")+", subsets: [{name: s1, labels: {app: u}}]}\n"),

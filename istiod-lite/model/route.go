@@ -23,8 +23,10 @@ type route struct {
 	meta     *metav1.ObjectMeta
 	parents  []gateway.ParentReference
 	backends []gateway.BackendObjectReference
+	// extensions are what filters refer to.
+	extensions []gateway.LocalObjectReference
 	// translate makes what waypoints follow.
-	translate func(routes.Resolver) routes.Result
+	translate func(routes.Resolver, routes.Extensions) routes.Result
 }
 
 // route finds a route; ok is false when there is none.
@@ -60,31 +62,35 @@ func routeOf[T any](key Key, object *T) (r route, ok bool) {
 	switch o := any(object).(type) {
 	case *gateway.HTTPRoute:
 		r.meta, r.parents = &o.ObjectMeta, o.Spec.ParentRefs
-		r.translate = func(f routes.Resolver) routes.Result { return routes.HTTP(o, f) }
+		r.translate = func(f routes.Resolver, x routes.Extensions) routes.Result { return routes.HTTP(o, f, x) }
 		for _, rule := range o.Spec.Rules {
 			r.backends = append(r.backends, routes.MirrorsOf(rule.Filters)...)
+			r.extensions = append(r.extensions, routes.ExtensionsOf(rule.Filters)...)
 			for _, b := range rule.BackendRefs {
 				r.backends = append(append(r.backends, b.BackendObjectReference), routes.MirrorsOf(b.Filters)...)
+				r.extensions = append(r.extensions, routes.ExtensionsOf(b.Filters)...)
 			}
 		}
 	case *gateway.GRPCRoute:
 		r.meta, r.parents = &o.ObjectMeta, o.Spec.ParentRefs
-		r.translate = func(f routes.Resolver) routes.Result { return routes.GRPC(o, f) }
+		r.translate = func(f routes.Resolver, x routes.Extensions) routes.Result { return routes.GRPC(o, f, x) }
 		for _, rule := range o.Spec.Rules {
 			r.backends = append(r.backends, routes.GRPCMirrorsOf(rule.Filters)...)
+			r.extensions = append(r.extensions, routes.GRPCExtensionsOf(rule.Filters)...)
 			for _, b := range rule.BackendRefs {
 				r.backends = append(append(r.backends, b.BackendObjectReference), routes.GRPCMirrorsOf(b.Filters)...)
+				r.extensions = append(r.extensions, routes.GRPCExtensionsOf(b.Filters)...)
 			}
 		}
 	case *gateway.TLSRoute:
 		r.meta, r.parents = &o.ObjectMeta, o.Spec.ParentRefs
-		r.translate = func(f routes.Resolver) routes.Result { return routes.TLS(o, f) }
+		r.translate = func(f routes.Resolver, _ routes.Extensions) routes.Result { return routes.TLS(o, f) }
 		for _, rule := range o.Spec.Rules {
 			backends(rule.BackendRefs)
 		}
 	case *gateway.TCPRoute:
 		r.meta, r.parents = &o.ObjectMeta, o.Spec.ParentRefs
-		r.translate = func(f routes.Resolver) routes.Result { return routes.TCP(o, f) }
+		r.translate = func(f routes.Resolver, _ routes.Extensions) routes.Result { return routes.TCP(o, f) }
 		for _, rule := range o.Spec.Rules {
 			backends(rule.BackendRefs)
 		}
@@ -111,7 +117,7 @@ func (m *Model) changeRoute(s *space, e Event, d dirty) {
 	m.attachTo(e.Key, old.targets(), now.targets(), d)
 }
 
-// targets are the parents and backends of a route.
+// targets are the parents and backends of a route, and what its filters refer to.
 func (r route) targets() []Key {
 	var all []Key
 	for _, ref := range r.parents {
@@ -131,6 +137,11 @@ func (r route) targets() []Key {
 		all = append(all, targetKey(group, kind, namespace, string(ref.Name)))
 		if namespace != r.key.Namespace {
 			all = append(all, Key{Kind: kindGrants, Name: namespace})
+		}
+	}
+	for _, ref := range r.extensions {
+		if ref.Group == RateLimitGroup && Kind(ref.Kind) == KindRateLimit {
+			all = append(all, Key{KindRateLimit, r.key.Namespace, string(ref.Name)})
 		}
 	}
 	return slices.DeleteFunc(all, func(k Key) bool { return k == Key{} })
@@ -272,7 +283,7 @@ func (m *Model) gatewayTables(service Key, ports []servicePort) (tables []*waypo
 		}
 		var merged routes.Result
 		for _, r := range listOf[s] {
-			result := r.translate(m.resolverFor(r.key, service.Namespace))
+			result := r.translate(m.resolverFor(r.key, service.Namespace), m.extensionsOf(r.key.Namespace))
 			merged.Routes, merged.Streams = append(merged.Routes, result.Routes...), append(merged.Streams, result.Streams...)
 		}
 		if len(merged.Streams) > 0 {

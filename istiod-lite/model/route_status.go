@@ -26,7 +26,7 @@ func (m *Model) fromRoute(r route) []Condition {
 		if service.Kind != KindService {
 			continue
 		}
-		result := r.translate(m.resolverFor(r.key, service.Namespace))
+		result := r.translate(m.resolverFor(r.key, service.Namespace), m.extensionsOf(r.key.Namespace))
 		conditions := m.accepted(r, ref, service, result)
 		resolved := Condition{Type: ConditionResolvedRefs, True: true, Reason: string(gateway.RouteReasonResolvedRefs)}
 		if len(result.Unresolved) > 0 {

@@ -55,6 +55,8 @@ func Validate(kind Kind, o Object) []*FieldError {
 		c.serviceEntry(o)
 	case *ServiceProfile:
 		c.serviceProfile(o)
+	case *RateLimit:
+		c.rateLimit(o)
 	}
 	return c.found
 }

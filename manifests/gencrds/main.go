@@ -48,7 +48,7 @@ func sources() []source {
 		},
 		{
 			module: "github.com/ambit-mesh/ambit", files: "manifests/definitions/*.yaml",
-			names: []string{"serviceprofiles.linkerd.io"},
+			names: []string{"serviceprofiles.linkerd.io", "ratelimits.ambit.dev"},
 		},
 		{
 			module: "sigs.k8s.io/gateway-api", files: "config/crd/experimental/gateway.networking.x-k8s.io_*.yaml",

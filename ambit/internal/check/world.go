@@ -190,6 +190,7 @@ func (w *World) readMeshPolicies(ctx context.Context, client *kube.Client) {
 		{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"},
 		{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
 		{Group: "linkerd.io", Version: "v1alpha2", Resource: "serviceprofiles"},
+		{Group: "ambit.dev", Version: "v1alpha1", Resource: "ratelimits"},
 		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"},
 		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "grpcroutes"},
 		{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "tlsroutes"},

@@ -10,8 +10,8 @@ import (
 )
 
 // GRPC translates a GRPCRoute.
-func GRPC(r *gateway.GRPCRoute, resolve Resolver) Result {
-	c := &converter{namespace: r.Namespace, resolve: resolve}
+func GRPC(r *gateway.GRPCRoute, resolve Resolver, extend Extensions) Result {
+	c := &converter{namespace: r.Namespace, resolve: resolve, extend: extend}
 	for i := range r.Spec.Rules {
 		path := fmt.Sprintf("spec.rules[%d]", i)
 		c.begin()
@@ -59,6 +59,14 @@ func likeHTTP(f *gateway.GRPCRouteFilter) *gateway.HTTPRouteFilter {
 func GRPCMirrorsOf(filters []gateway.GRPCRouteFilter) (all []gateway.BackendObjectReference) {
 	for i := range filters {
 		all = append(all, MirrorsOf([]gateway.HTTPRouteFilter{*likeHTTP(&filters[i])})...)
+	}
+	return all
+}
+
+// GRPCExtensionsOf are the references to objects that say what filters do.
+func GRPCExtensionsOf(filters []gateway.GRPCRouteFilter) (all []gateway.LocalObjectReference) {
+	for i := range filters {
+		all = append(all, ExtensionsOf([]gateway.HTTPRouteFilter{*likeHTTP(&filters[i])})...)
 	}
 	return all
 }

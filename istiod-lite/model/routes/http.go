@@ -11,8 +11,8 @@ import (
 )
 
 // HTTP translates an HTTPRoute.
-func HTTP(r *gateway.HTTPRoute, resolve Resolver) Result {
-	c := &converter{namespace: r.Namespace, resolve: resolve}
+func HTTP(r *gateway.HTTPRoute, resolve Resolver, extend Extensions) Result {
+	c := &converter{namespace: r.Namespace, resolve: resolve, extend: extend}
 	for i := range r.Spec.Rules {
 		path := fmt.Sprintf("spec.rules[%d]", i)
 		c.begin()
@@ -85,6 +85,16 @@ func MirrorsOf(filters []gateway.HTTPRouteFilter) (all []gateway.BackendObjectRe
 	for _, f := range filters {
 		if f.RequestMirror != nil {
 			all = append(all, f.RequestMirror.BackendRef)
+		}
+	}
+	return all
+}
+
+// ExtensionsOf are the references to objects that say what filters do.
+func ExtensionsOf(filters []gateway.HTTPRouteFilter) (all []gateway.LocalObjectReference) {
+	for _, f := range filters {
+		if f.ExtensionRef != nil {
+			all = append(all, *f.ExtensionRef)
 		}
 	}
 	return all
@@ -169,6 +179,13 @@ func (c *converter) httpFilter(path string, f *gateway.HTTPRouteFilter) *waypoin
 		}}
 	case f.Type == gateway.HTTPRouteFilterCORS && f.CORS != nil:
 		out.Kind = &waypointapi.Filter_Cors{Cors: corsOf(f.CORS)}
+	case f.Type == gateway.HTTPRouteFilterExtensionRef && f.ExtensionRef != nil && c.extend != nil:
+		do, problem := c.extend(string(f.ExtensionRef.Group), string(f.ExtensionRef.Kind), string(f.ExtensionRef.Name))
+		if problem != "" {
+			c.problem(path+".extensionRef", "%s", problem)
+			return broken()
+		}
+		return do
 	default:
 		c.problem(path, "filter %s is not supported", f.Type)
 		return broken()

@@ -54,12 +54,17 @@ type Backend struct {
 // and its namespace. port 0 means that the reference names none.
 type Resolver func(group, kind, namespace, name string, port uint32) Backend
 
+// Extensions finds what a filter of type ExtensionRef refers to, by group, kind and name:
+// what to do about requests, or why that cannot be done.
+type Extensions func(group, kind, name string) (do *waypointapi.Filter, problem string)
+
 // converter collects what is found on the way.
 type converter struct {
 	Result
 	namespace string
 	resolve   Resolver
-	before    int // problems before the rule that is translated
+	extend    Extensions // nil: there are none
+	before    int        // problems before the rule that is translated
 }
 
 // begin begins a rule.

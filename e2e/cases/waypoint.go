@@ -17,6 +17,12 @@ func waypointCases() []Case {
 		{Name: "waypoint", About: "a Gateway becomes a waypoint, which decides about requests; around it nobody gets in", Run: waypointServes},
 		{Name: "waypoint-command", About: "ambit waypoint makes, shows and removes a waypoint for a service of another namespace, and cuts nothing off", Run: waypointCommand},
 		{Name: "waypoint-missing", About: "what is bound to a waypoint that is not there is refused, and the caller's log says why", Run: waypointMissing},
+		{Name: "waypoint-open", About: "labels lead around a waypoint, while it is missing or always; without them callers are refused, and ambit check and ambit why say either", Run: waypointOpen},
+		{Name: "waypoint-canary", About: "two waypoints share the connections to a service by weight, and no request fails when the weight changes or the canary goes", Run: waypointCanary},
+		{Name: "waypoint-budgets", About: "retry budgets of an XBackendTrafficPolicy and of a ServiceProfile bound what is tried again", Run: waypointBudgets},
+		{Name: "waypoint-limits", About: "a RateLimit bounds the requests of a rule that names it, of each caller or of all together", Run: waypointLimits},
+		{Name: "waypoint-delegates", About: "a VirtualService leaves a part of its requests to another, and both statuses say what does not fit", Run: waypointDelegates},
+		{Name: "waypoint-rivals", About: "of two objects that contradict each other one counts, and the statuses of both say which", Run: waypointRivals},
 		{Name: "waypoint-rollout", About: "a waypoint is rolled out and scaled down under requests and gRPC conversations, and none fails", Run: waypointRollout},
 	}
 }
@@ -27,8 +33,8 @@ const gatewayManifest = `
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata:
-  name: waypoint
-  annotations: {ambit.dev/waypoint-replicas: "%[1]d", ambit.dev/waypoint-max-replicas: "%[1]d"}
+  name: %[1]s
+  annotations: {ambit.dev/waypoint-replicas: "%[2]d", ambit.dev/waypoint-max-replicas: "%[2]d"}
 spec:
   gatewayClassName: ambit-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
@@ -47,7 +53,7 @@ func (e *Env) throughWaypoint(ctx context.Context, instances int) (Pod, error) {
 	if err != nil {
 		return Pod{}, err
 	}
-	if err := e.instances(ctx, instances); err != nil {
+	if err := e.instances(ctx, "waypoint", instances); err != nil {
 		return Pod{}, err
 	}
 	if _, err := e.Kubectl(ctx, "", "label", "service", "server", bind+"=waypoint"); err != nil {
@@ -56,23 +62,26 @@ func (e *Env) throughWaypoint(ctx context.Context, instances int) (Pod, error) {
 	return client, e.bound(ctx, "True")
 }
 
-// instances makes the waypoint, or changes how many instances it has, and waits until
+// instances makes a waypoint, or changes how many instances it has, and waits until
 // they are Ready and no others are left.
-func (e *Env) instances(ctx context.Context, n int) error {
-	if err := e.Apply(ctx, fmt.Sprintf(gatewayManifest, n)); err != nil {
+func (e *Env) instances(ctx context.Context, gateway string, n int) error {
+	if err := e.Apply(ctx, fmt.Sprintf(gatewayManifest, gateway, n)); err != nil {
 		return err
 	}
-	return e.instancesReady(ctx, n)
+	return e.instancesReady(ctx, gateway, n)
 }
 
-// instancesReady waits until the waypoint has exactly so many pods, all Ready.
-func (e *Env) instancesReady(ctx context.Context, n int) error {
-	err := e.Until(ctx, readyWithin, fmt.Sprintf("%d instances of the waypoint", n), func(ctx context.Context) (bool, error) {
-		d, err := e.Kube.AppsV1().Deployments(e.Namespace).Get(ctx, "waypoint", metav1.GetOptions{})
+// ofGateway selects the pods of a waypoint, and what else is made for it.
+func ofGateway(name string) string { return "gateway.networking.k8s.io/gateway-name=" + name }
+
+// instancesReady waits until a waypoint has exactly so many pods, all Ready.
+func (e *Env) instancesReady(ctx context.Context, gateway string, n int) error {
+	err := e.Until(ctx, readyWithin, fmt.Sprintf("%d instances of %s", n, gateway), func(ctx context.Context) (bool, error) {
+		d, err := e.Kube.AppsV1().Deployments(e.Namespace).Get(ctx, gateway, metav1.GetOptions{})
 		if err != nil {
 			return false, err
 		}
-		pods, err := e.Kube.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "gateway.networking.k8s.io/gateway-name=waypoint"})
+		pods, err := e.Kube.CoreV1().Pods(e.Namespace).List(ctx, metav1.ListOptions{LabelSelector: ofGateway(gateway)})
 		if err != nil {
 			return false, err
 		}
@@ -86,7 +95,7 @@ func (e *Env) instancesReady(ctx context.Context, n int) error {
 		return err
 	}
 	return e.Until(ctx, readyWithin, "a Gateway that is Programmed", func(ctx context.Context) (bool, error) {
-		said, err := e.Kubectl(ctx, "", "get", "gateway", "waypoint", "-o", `jsonpath={.status.conditions[?(@.type=="Programmed")].status}`)
+		said, err := e.Kubectl(ctx, "", "get", "gateway", gateway, "-o", `jsonpath={.status.conditions[?(@.type=="Programmed")].status}`)
 		return said == "True", err
 	})
 }
@@ -111,7 +120,7 @@ func (e *Env) seenFromIn(ctx context.Context, client Pod, namespace string) erro
 		if err != nil {
 			return false, err
 		}
-		pods, err := e.selected(ctx, namespace, "gateway.networking.k8s.io/gateway-name=waypoint")
+		pods, err := e.selected(ctx, namespace, ofGateway("waypoint"))
 		if err != nil {
 			return false, err
 		}
@@ -194,11 +203,7 @@ func waypointMissing(ctx context.Context, e *Env) (string, error) {
 	if _, err := e.Kubectl(ctx, "", "delete", "gateway", "waypoint"); err != nil {
 		return "", err
 	}
-	err = e.Until(ctx, 30*time.Second, "the end of what the Gateway consisted of", func(ctx context.Context) (bool, error) {
-		left, err := e.Kubectl(ctx, "", "get", "deployments,services,serviceaccounts,hpa,pdb,pods", "-l", "gateway.networking.k8s.io/gateway-name=waypoint", "-o", "name")
-		return strings.TrimSpace(left) == "", err
-	})
-	if err != nil {
+	if err := e.gone(ctx, "waypoint"); err != nil {
 		return "", err
 	}
 	if err := e.bound(ctx, "False"); err != nil {
@@ -209,41 +214,36 @@ func waypointMissing(ctx context.Context, e *Env) (string, error) {
 			return "", err
 		}
 	}
-	log, err := e.proxyLog(ctx, client.Node)
-	if err != nil {
+	if err := e.logSays(ctx, client, "unknown waypoint: waypoint "+e.Namespace+"/waypoint."); err != nil {
 		return "", err
 	}
-	if want := "unknown waypoint: waypoint " + e.Namespace + "/waypoint."; !strings.Contains(log, want) {
-		return "", fmt.Errorf("the log of the proxy on %s does not say %q", client.Node, want)
-	}
-	if err := e.goesAround(ctx, client); err != nil {
-		return "", err
-	}
-	if err := e.instances(ctx, 1); err != nil {
+	if err := e.instances(ctx, "waypoint", 1); err != nil {
 		return "", err
 	}
 	if err := e.Reachable(ctx, client, "server:80"); err != nil {
 		return "", err
 	}
-	return "with the Gateway went what it consisted of; the service was refused, the log named the waypoint; it was reached around it while the namespace asked for that, and served again with the Gateway", nil
+	return "with the Gateway went what it consisted of; the service was refused, the log named the waypoint; it served again with the Gateway", nil
 }
 
-// goesAround has a service reached around its waypoint, which is missing, while the
-// namespace asks for that.
-func (e *Env) goesAround(ctx context.Context, client Pod) error {
-	const label = "ambit.dev/on-waypoint-failure"
-	if _, err := e.Kubectl(ctx, "", "label", "namespace", e.Namespace, label+"=open"); err != nil {
-		return err
-	}
-	if err := e.Reachable(ctx, client, "server:80"); err != nil {
-		return fmt.Errorf("around the waypoint: %w", err)
-	}
-	if _, err := e.Kubectl(ctx, "", "label", "namespace", e.Namespace, label+"-"); err != nil {
-		return err
-	}
-	return e.Until(ctx, 20*time.Second, "refusal again", func(ctx context.Context) (bool, error) {
-		return client.Refused(ctx, "server:80") == nil, nil
+// gone waits until nothing is left of what a Gateway consisted of.
+func (e *Env) gone(ctx context.Context, gateway string) error {
+	return e.Until(ctx, 60*time.Second, "the end of what Gateway "+gateway+" consisted of", func(ctx context.Context) (bool, error) {
+		left, err := e.Kubectl(ctx, "", "get", "deployments,services,serviceaccounts,hpa,pdb,pods", "-l", ofGateway(gateway), "-o", "name")
+		if left = strings.Join(strings.Fields(left), ", "); err == nil && left != "" {
+			err = fmt.Errorf("there is still %s", left)
+		}
+		return err == nil, err
 	})
+}
+
+// logSays makes sure that the log of the proxy that serves a pod says something.
+func (e *Env) logSays(ctx context.Context, pod Pod, want string) error {
+	log, err := e.proxyLog(ctx, pod.Node)
+	if err == nil && !strings.Contains(log, want) {
+		err = fmt.Errorf("the log of the proxy on %s does not say %q", pod.Node, want)
+	}
+	return err
 }
 
 // proxyLog is what the proxy of a node has said lately.
@@ -290,13 +290,13 @@ func waypointRollout(ctx context.Context, e *Env) (string, error) {
 			if err != nil {
 				return err
 			}
-			return e.instancesReady(ctx, 3)
+			return e.instancesReady(ctx, "waypoint", 3)
 		}},
 		{"scale-down", func() error {
 			if _, err := e.Kubectl(ctx, "", "annotate", "--overwrite", "gateway", "waypoint", "ambit.dev/waypoint-replicas=1", "ambit.dev/waypoint-max-replicas=1"); err != nil {
 				return err
 			}
-			return e.instancesReady(ctx, 1)
+			return e.instancesReady(ctx, "waypoint", 1)
 		}},
 	} {
 		if err := step.do(); err != nil {

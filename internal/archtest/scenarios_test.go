@@ -45,7 +45,11 @@ func TestScenariosThatAreMissed(t *testing.T) {
 		"internal/archtest TestPlanted/a sleep elsewhere": true,
 		"internal/archtest TestPlanted/no such row":       false,
 		"internal/nowhere TestScenarios":                  false,
-		"":                                                false,
+		"e2e/cases case waypoint-rollout":                 true,
+		"e2e/cases case no-such-case":                     false,
+		"e2e/cases case ":                                 false,
+		"internal/archtest case waypoint-rollout":         false,
+		"": false,
 	} {
 		if err := findTest(root, where); (err == nil) != ok {
 			t.Errorf("%q: %v, want found = %v", where, err, ok)
@@ -53,10 +57,13 @@ func TestScenariosThatAreMissed(t *testing.T) {
 	}
 }
 
-// findTest looks for "directory Test" or "directory Test/subtest" below root. The
-// name of a subtest has to stand within the test.
+// findTest looks for "directory Test" or "directory Test/subtest" below root, or for
+// "directory case name". The name of a subtest has to stand within the test.
 func findTest(root, where string) error {
 	dir, test, _ := strings.Cut(where, " ")
+	if name, ok := strings.CutPrefix(test, "case "); ok {
+		return findCase(filepath.Join(root, dir), name)
+	}
 	test, sub, isSub := strings.Cut(test, "/")
 	files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
 	if err != nil {
@@ -82,6 +89,40 @@ func findTest(root, where string) error {
 		}
 	}
 	return fmt.Errorf("%s has no %s", dir, test)
+}
+
+// findCase looks for a case of that name in the lists of cases that run on a real
+// Kubernetes: functions that return a []Case.
+func findCase(dir, name string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if ok && strings.HasSuffix(fn.Name.Name, "Cases") && hasCase(fn, name) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s has no case %q", dir, name)
+}
+
+// hasCase reports whether a case of that name is made within fn.
+func hasCase(fn *ast.FuncDecl, name string) (found bool) {
+	ast.Inspect(fn, func(n ast.Node) bool {
+		if field, ok := n.(*ast.KeyValueExpr); ok {
+			key, isName := field.Key.(*ast.Ident)
+			found = found || isName && key.Name == "Name" && says(field.Value, name)
+		}
+		return !found
+	})
+	return found && name != ""
 }
 
 // says reports whether text is one of the string literals within n.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/cni/event"
@@ -78,8 +79,15 @@ func (a *Agent) adoptOne(ctx context.Context, p Pod, wanted bool) {
 		return
 	}
 	defer at.unlock()
+	links := a.fenceLeft(at.ns)
 	a.mu.Lock()
-	delete(a.strays, p.UID)
+	if s := a.strays[p.UID]; s != nil {
+		links = append(links, s.fence.links...)
+		delete(a.strays, p.UID)
+	}
+	if !at.fence.up() {
+		at.fence.links = links // it is found, and not in the mesh yet
+	}
 	a.mu.Unlock()
 	a.syncNode()
 	a.complain(at, a.settle(ctx, at, p, false))
@@ -138,7 +146,7 @@ func (a *Agent) strayed(p Pod, why error) {
 	if lower {
 		s.fence = fence{}
 	}
-	due := !open && !s.fence.up() && time.Since(s.since) >= a.cfg.FenceAfter
+	up, due := s.fence.up(), time.Since(s.since) >= a.cfg.FenceAfter
 	a.mu.Unlock()
 	name := p.Namespace + "/" + p.Name
 	if first { // as each pod that ends is, between its sandbox's end and the watch's word
@@ -147,22 +155,19 @@ func (a *Agent) strayed(p Pod, why error) {
 	if lower {
 		a.syncNode()
 	}
-	if !due {
+	if open || up || !due && !first {
 		return
 	}
-	var links []string
-	var errs []error
-	for _, addr := range p.IPs {
-		link, err := redirect.LinkTo(a.node, addr)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+	links, err := a.linksTo(p)
+	if !due {
+		links = slices.DeleteFunc(links, func(link string) bool { return !a.isLeft(link) })
+		if len(links) == 0 {
+			return
 		}
-		links = append(links, link)
 	}
 	if len(links) == 0 {
 		s.since = time.Now() // say so again only then
-		a.log.Error("a pod that belongs to the mesh is outside of it, and cannot be fenced", zap.String("pod", name), zap.NamedError("why", why), zap.Errors("fence", errs))
+		a.log.Error("a pod that belongs to the mesh is outside of it, and cannot be fenced", zap.String("pod", name), zap.NamedError("why", why), zap.NamedError("fence", err))
 		a.report.Event(p.UID, p.Namespace, p.Name, "NotInMesh", fmt.Sprintf("the pod belongs to the mesh and is outside of it, in plaintext: %v", why))
 		return
 	}
@@ -172,4 +177,18 @@ func (a *Agent) strayed(p Pod, why error) {
 	a.log.Error("a pod that belongs to the mesh cannot be taken in, and is fenced", zap.String("pod", name), zap.Strings("links", links), zap.Error(why))
 	a.report.Event(p.UID, p.Namespace, p.Name, "Fenced", fencedText(why))
 	a.syncNode()
+}
+
+// linksTo returns the interfaces of the node that lead to the addresses of a pod
+// alone, and why there is none to some of them.
+func (a *Agent) linksTo(p Pod) (links []string, err error) {
+	for _, addr := range p.IPs {
+		link, why := redirect.LinkTo(a.node, addr)
+		if why != nil {
+			err = errors.Join(err, why)
+			continue
+		}
+		links = append(links, link)
+	}
+	return links, err
 }

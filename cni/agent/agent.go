@@ -124,6 +124,7 @@ type Agent struct {
 	// Set by Run before anything else runs.
 	host []netns.ID // namespaces that no pod may be in
 	node *netns.NS  // our own: that of the node
+	left []string   // interfaces of the node that were fenced when we began
 
 	// rules guards what the node holds. It is taken before mu.
 	rules  sync.Mutex
@@ -200,6 +201,7 @@ func (a *Agent) Run(ctx context.Context, l Listeners) error {
 		return err
 	}
 	defer a.node.Close()
+	a.findFences()
 	if err := a.restore(); err != nil {
 		return err
 	}

@@ -66,10 +66,10 @@ func (a *Agent) compareSource(ctx context.Context, everyone bool) {
 		p, found := now[at.rec.UID]
 		return everyone || !found || at.seen == nil || !reflect.DeepEqual(*at.seen, p) || at.unsettledLocked()
 	})
-	a.syncNode()
 	a.mu.Lock()
 	a.compared = a.compared || err == nil
 	a.mu.Unlock()
+	a.syncNode()
 }
 
 // compareUnsettled compares those pods that are not as they should be, or are on

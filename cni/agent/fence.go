@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/internal/netns"
 	"go.uber.org/zap"
 )
 
@@ -96,6 +97,35 @@ func (a *Agent) lower(at *attachment) error {
 	return nil
 }
 
+// findFences notes which interfaces the agent before us has fenced. They stay so
+// until all pods have been compared: a restart must open none of them.
+func (a *Agent) findFences() {
+	var err error
+	if a.left, err = redirect.Fences(a.node); err != nil {
+		a.log.Error("the fences of the node cannot be read; pods that were fenced are open until they are fenced again", zap.Error(err))
+	}
+}
+
+// isLeft says whether an interface was fenced when we began. Once all pods have been
+// compared that counts for nothing: names are given again.
+func (a *Agent) isLeft(link string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.compared && slices.Contains(a.left, link)
+}
+
+// fenceLeft returns those interfaces into a pod that were fenced when we began.
+func (a *Agent) fenceLeft(pod *netns.NS) (links []string) {
+	if len(a.left) == 0 {
+		return nil
+	}
+	into, err := redirect.LinksInto(a.node, pod)
+	if err != nil {
+		a.log.Warn("whether a pod was fenced cannot be found out", zap.Stringer("netns", pod), zap.Error(err))
+	}
+	return slices.DeleteFunc(into, func(link string) bool { return !a.isLeft(link) })
+}
+
 // nodeRules are what the node holds for its pods. Agent.rules guards them.
 type nodeRules struct {
 	known  bool         // the rest is what is there
@@ -119,6 +149,9 @@ func (a *Agent) syncNode() {
 	}
 	for _, s := range a.strays {
 		want.fenced = append(want.fenced, s.fence.links...)
+	}
+	if !a.compared {
+		want.fenced = append(want.fenced, a.left...)
 	}
 	a.mu.Unlock()
 	slices.Sort(want.fenced)

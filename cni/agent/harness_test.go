@@ -41,7 +41,8 @@ type node struct {
 	cfg  Config
 	stop func() // ends the agent
 
-	world    *world // nil for the directory
+	world    *world    // nil for the directory
+	in       *netns.NS // that of the node; nil: that of the test
 	registry *prometheus.Registry
 
 	*Agent
@@ -90,7 +91,14 @@ func (n *node) start() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
 	var g lifecycle.Group
 	g.Go(ctx, "agent", func(ctx context.Context) {
-		if err := a.Run(ctx, Listeners{Plugin: plugin, ZDS: ztunnel}); err != nil {
+		run := func() error { return a.Run(ctx, Listeners{Plugin: plugin, ZDS: ztunnel}) }
+		err := error(nil)
+		if n.in != nil {
+			err = n.in.Do(run)
+		} else {
+			err = run()
+		}
+		if err != nil {
 			n.t.Error(err)
 		}
 	})

@@ -29,7 +29,7 @@ func (a *Agent) restore() error {
 		}
 		at := newAttachment(ns, rec)
 		at.wanted, at.reason = rec.serving(), "remembered from before the agent's restart"
-		at.fence.inside = rec.FencedInside
+		at.fence = fence{links: a.fenceLeft(ns), inside: rec.FencedInside}
 		at.unlock()
 		a.mu.Lock()
 		a.attachments[rec.Key] = at

@@ -33,6 +33,7 @@ type world struct {
 
 	deaf   atomic.Bool  // who asks for what is known hears of no pod
 	looked atomic.Int64 // how often it was asked for what is known
+	listed atomic.Int64 // and how often for all pods
 }
 
 func newWorld() *world {
@@ -82,6 +83,7 @@ func (w *world) Fetch(_ context.Context, namespace, name string) (Pod, bool, err
 }
 
 func (w *world) List(context.Context) ([]Pod, error) {
+	w.listed.Add(1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []Pod
@@ -145,11 +147,17 @@ func (w *world) said(text string) bool {
 // newClusterNode runs an agent whose pods come from w.
 func newClusterNode(t *testing.T, w *world, cfg Config) *node {
 	t.Helper()
+	return newClusterNodeIn(t, w, cfg, nil)
+}
+
+// newClusterNodeIn is newClusterNode on a node with that namespace.
+func newClusterNodeIn(t *testing.T, w *world, cfg Config, in *netns.NS) *node {
+	t.Helper()
 	netnstest.Require(t)
 	cfg.FenceAfter = max(cfg.FenceAfter, time.Millisecond)
 	cfg.RepairEvery = max(cfg.RepairEvery, 20*time.Millisecond)
 	cfg.ReleaseLinger = time.Millisecond
-	n := &node{t: t, dir: t.TempDir(), run: t.TempDir() + "/r", cfg: cfg, world: w}
+	n := &node{t: t, dir: t.TempDir(), run: t.TempDir() + "/r", cfg: cfg, world: w, in: in}
 	n.start()
 	return n
 }

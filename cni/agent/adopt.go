@@ -99,11 +99,11 @@ func (a *Agent) adopt(ctx context.Context, p Pod) (*attachment, error) {
 	if a.runtime == nil {
 		return nil, errNoRuntime
 	}
-	s, err := a.runtime.Sandbox(ctx, p.UID)
+	s, err := a.runtime.Sandbox(ctx, p.runtimeUID())
 	if err != nil {
 		return nil, err
 	}
-	req := event.Add{Netns: s.Netns, PodName: p.Name, PodNamespace: p.Namespace, PodUID: p.UID, ContainerID: s.ID, IfName: adoptedIfName}
+	req := event.Add{Netns: s.Netns, PodName: p.Name, PodNamespace: p.Namespace, PodUID: p.runtimeUID(), ContainerID: s.ID, IfName: adoptedIfName}
 	for _, addr := range p.IPs {
 		req.IPs = append(req.IPs, ipConfig(addr))
 	}

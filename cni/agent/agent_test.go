@@ -70,6 +70,24 @@ func TestAddEnrols(t *testing.T) {
 	n.mustAsk(event.PathDel, s.del("web", "c1")) // and again
 }
 
+// The kubelet starts a static pod under a uid of its own; the pod's copy in the
+// cluster has another.
+func TestAddEnrolsAStaticPod(t *testing.T) {
+	n := newNode(t, Config{Node: "node-1"})
+	z := n.newZtunnel()
+	s := newSandbox(t, "10.74.0.2/24")
+	n.write("pod-static", "apiVersion: v1\nkind: Pod\nmetadata: {name: static, namespace: shop, uid: copy, annotations: {kubernetes.io/config.mirror: own}}\n"+
+		"spec: {nodeName: node-1, containers: [{name: app, image: app}]}\n")
+	req := s.request("static", "c1")
+	req.PodUID = "copy"
+	n.wantRefused(event.PathAdd, req, "known with uid own")
+	req.PodUID = "own"
+	n.mustAsk(event.PathAdd, req)
+	if !z.has("copy", s.ns) || n.state("static") != event.Enrolled {
+		t.Errorf("ztunnel has %v, state %q, want the pod under the uid of its object", z.pods, n.state("static"))
+	}
+}
+
 func TestAddOfAPluginThatIsNotOurs(t *testing.T) {
 	n := newNode(t, Config{})
 	z := n.newZtunnel()

@@ -156,7 +156,7 @@ func FromKubernetes(p *corev1.Pod, namespace string, namespaceLabels map[string]
 		uid = "pod/" + namespace + "/" + p.Name // a manifest that no cluster has seen
 	}
 	return Pod{
-		UID: uid, Namespace: namespace, Name: p.Name, ServiceAccount: account,
+		UID: uid, StaticUID: p.Annotations[mirrorAnnotation], Namespace: namespace, Name: p.Name, ServiceAccount: account,
 		Node: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 		Terminal: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 		Labels:   p.Labels, Annotations: p.Annotations, NamespaceLabels: namespaceLabels,

@@ -80,8 +80,8 @@ func (a *Agent) waitPod(ctx context.Context, req event.Add) (Pod, error) {
 			why = err
 		case !found:
 			why = fmt.Errorf("it is not known to the agent after %v, which so cannot tell whether it belongs to the mesh", lookupPatience)
-		case req.PodUID != "" && req.PodUID != p.UID:
-			why = fmt.Errorf("it is known with uid %s, the runtime starts %s", p.UID, req.PodUID)
+		case req.PodUID != "" && req.PodUID != p.runtimeUID():
+			why = fmt.Errorf("it is known with uid %s, the runtime starts %s", p.runtimeUID(), req.PodUID)
 		default:
 			return p, nil
 		}

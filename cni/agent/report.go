@@ -41,7 +41,7 @@ type Sandbox struct {
 	IPs   []netip.Addr
 }
 
-// Runtime knows the pods that run already.
+// Runtime knows the pods that run already, by the uids that their kubelet gave them.
 type Runtime interface {
 	Sandbox(ctx context.Context, uid string) (Sandbox, error)
 }

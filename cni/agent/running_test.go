@@ -205,6 +205,18 @@ func TestPodThatRanBefore(t *testing.T) {
 	eventually(t, "and its mark goes", func() bool { return slices.Equal(w.marked("plain"), []Mark{Marked, Unmarked}) })
 }
 
+func TestStaticPodThatRanBefore(t *testing.T) {
+	w := newWorld()
+	s := newSandbox(t, "10.74.0.2/24")
+	w.runs("web", s, "")
+	w.sandboxes["own"] = w.sandboxes["u-web"]
+	delete(w.sandboxes, "u-web")
+	w.set("web", func(p *Pod) { p.StaticUID, p.NamespaceLabels = "own", map[string]string{modeLabel: modeAmbient} })
+	n := newClusterNode(t, w, Config{})
+	z := n.newZtunnel()
+	eventually(t, "the pod is taken in", func() bool { return n.state("web") == event.Enrolled && z.has("u-web", s.ns) })
+}
+
 // A pod may start before the source has heard of it: watches begin anew late after an
 // API server was away.
 func TestPodThatTheSourceHasNotHeardOf(t *testing.T) {

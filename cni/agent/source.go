@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Pod is what a source says of a pod.
 type Pod struct {
 	UID            string
+	StaticUID      string // by which node and runtime know a static pod; UID is that of its copy in the cluster
 	Namespace      string
 	Name           string
 	ServiceAccount string
@@ -20,6 +24,14 @@ type Pod struct {
 	Annotations     map[string]string
 	NamespaceLabels map[string]string
 }
+
+// mirrorAnnotation is on the copy in the cluster of a static pod, which the kubelet
+// has from elsewhere: its value is the uid that the kubelet gave it, the copy has
+// another. Source: k8s.io/kubernetes, pkg/kubelet/pod/mirror_client.go.
+const mirrorAnnotation = corev1.MirrorPodAnnotationKey
+
+// runtimeUID is the uid by which the node's container runtime knows the pod.
+func (p Pod) runtimeUID() string { return cmp.Or(p.StaticUID, p.UID) }
 
 // PodSource knows the pods. [Directory] is one; another is a cluster.
 type PodSource interface {

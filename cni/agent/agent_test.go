@@ -389,8 +389,10 @@ func TestRefusedSnapshotPodIsPendingAndOfferedAgain(t *testing.T) {
 	z.stop()
 	bad := n.connect()
 	bad.setRefuse(errors.New("not yet"))
-	eventually(t, "the pod is pending", func() bool { return n.state("web") == event.Pending })
-	n.wantRefused(event.PathCheck, s.request("web", "c1"), "not yet")
+	eventually(t, "the pod is pending because ztunnel has refused it", func() bool { // and not only because none was connected
+		status, text := n.ask(http.MethodPost, event.PathCheck, s.request("web", "c1"))
+		return n.state("web") == event.Pending && status != http.StatusOK && strings.Contains(text, "not yet")
+	})
 	bad.setRefuse(nil)
 	eventually(t, "the pod is enrolled", func() bool { return n.state("web") == event.Enrolled && bad.has("u1", s.ns) })
 }

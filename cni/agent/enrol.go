@@ -41,6 +41,9 @@ func (a *Agent) Add(ctx context.Context, req event.Add) error {
 	if err != nil {
 		return err
 	}
+	if wanted, _ := decide(p, a.cfg.ExcludeNamespaces); !wanted {
+		p = a.confirm(ctx, p)
+	}
 	if p.HostNetwork {
 		return nil
 	}
@@ -89,6 +92,19 @@ func (a *Agent) waitPod(ctx context.Context, req event.Add) (Pod, error) {
 			return Pod{}, fmt.Errorf("pod %s/%s: %w", req.PodNamespace, req.PodName, why)
 		}
 	}
+}
+
+// confirm reads a pod anew that does not belong to the mesh by what the source knows:
+// its namespace may have got the label a moment ago, and the news of that come later
+// than that of the pod. What cannot be read in time stays as it is known.
+func (a *Agent) confirm(ctx context.Context, p Pod) Pod {
+	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
+	defer cancel()
+	now, found, err := a.pods.Fetch(ctx, p.Namespace, p.Name)
+	if err != nil || !found || now.UID != p.UID {
+		return p
+	}
+	return now
 }
 
 // attach opens the namespace of a pod, checks that it is the pod's, and returns

@@ -31,6 +31,7 @@ type world struct {
 	changed   func()
 	leave     bool
 
+	late   atomic.Bool  // who asks for what is known hears of no labels of namespaces until somebody has asked anew
 	deaf   atomic.Bool  // who asks for what is known hears of no pod
 	looked atomic.Int64 // how often it was asked for what is known
 	listed atomic.Int64 // and how often for all pods
@@ -72,10 +73,17 @@ func (w *world) Lookup(ctx context.Context, namespace, name string) (Pod, bool, 
 	if w.deaf.Load() {
 		return Pod{}, false, nil
 	}
-	return w.Fetch(ctx, namespace, name)
+	late := w.late.Load()
+	p, found, err := w.Fetch(ctx, namespace, name)
+	if late {
+		p.NamespaceLabels = nil
+		w.late.Store(true)
+	}
+	return p, found, err
 }
 
 func (w *world) Fetch(_ context.Context, namespace, name string) (Pod, bool, error) {
+	w.late.Store(false)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, ok := w.pods[name]
@@ -248,6 +256,20 @@ func TestPodThatTheSourceHasNotHeardOf(t *testing.T) {
 	compared()
 	w.deaf.Store(true)
 	eventually(t, "a pod that is known no more is given back", func() bool { return !z.has("u-web", s.ns) })
+}
+
+// The news of a namespace's label may come later than that of its first pod.
+func TestPodWhoseNamespaceWasJustLabelled(t *testing.T) {
+	w := newWorld()
+	s := newSandbox(t, "10.74.0.2/24")
+	n := newClusterNode(t, w, Config{})
+	n.newZtunnel()
+	w.late.Store(true)
+	w.set("web", func(p *Pod) { p.NamespaceLabels = map[string]string{modeLabel: modeAmbient} })
+	n.mustAsk(event.PathAdd, s.request("web", "c1"))
+	if got := n.state("web"); got != event.Enrolled {
+		t.Errorf("the pod has started %q, want it enrolled", got)
+	}
 }
 
 func TestRuntimeIsNotBelieved(t *testing.T) {

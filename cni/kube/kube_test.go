@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -149,6 +151,103 @@ func TestSource(t *testing.T) {
 		now := int64(0)
 		return c.CoreV1().Pods(ns).Delete(t.Context(), "web", metav1.DeleteOptions{GracePeriodSeconds: &now})
 	}, func(_ agent.Pod, found bool) bool { return !found })
+}
+
+// cutNamespaces is a way to the API server on which, once it is cut, no watch tells of
+// namespaces any more.
+type cutNamespaces struct {
+	http.RoundTripper
+	cut atomic.Bool
+}
+
+func (c *cutNamespaces) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if err != nil || r.URL.Path != "/api/v1/namespaces" {
+		return resp, err
+	}
+	if c.cut.Load() {
+		resp.Body.Close()
+		return nil, errors.New("cut by the test")
+	}
+	resp.Body = &cutBody{resp.Body, c}
+	return resp, nil
+}
+
+// cutBody is an answer that ends when the way is cut.
+type cutBody struct {
+	io.ReadCloser
+	way *cutNamespaces
+}
+
+func (b *cutBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.way.cut.Load() {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Watches begin anew one by one after an API server was away: a pod whose namespace was
+// labelled meanwhile is told of first, is taken in by what is read anew, and must not
+// be let go by what the other watch has told before.
+func TestSourceKeepsWhatItHasReadOfANamespace(t *testing.T) {
+	server := kubetest.Get(t)
+	c := server.Client(t)
+	const ns, node = "late", "late-node"
+	kubetest.Namespace(t, c, ns, nil)
+	way := &cutNamespaces{}
+	config := server.Config("")
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { way.RoundTripper = rt; return way })
+	cut, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := kube.NewSource(cut, node)
+	var read atomic.Bool
+	start(t, func(ctx context.Context) {
+		if err := s.Watch(ctx, func() { read.Store(true) }); err != nil {
+			t.Error(err)
+		}
+	})
+	kubetest.Eventually(t, "the cluster is read", func() error {
+		if !read.Load() {
+			return errors.New("no call")
+		}
+		return nil
+	})
+	way.cut.Store(true)
+	label := func(mode string) {
+		_, err := c.CoreV1().Namespaces().Patch(t.Context(), ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"istio.io/dataplane-mode":`+mode+`}}}`), metav1.PatchOptions{})
+		mustPatch(t, err)
+	}
+	label(`"ambient"`)
+	kubetest.Pod(t, c, pod(ns, "web", node, "10.1.0.5"))
+	const key = "istio.io/dataplane-mode"
+	kubetest.Eventually(t, "the pod is known", func() error {
+		p, found, err := s.Lookup(t.Context(), ns, "web")
+		if err == nil && (!found || p.NamespaceLabels[key] != "") {
+			err = fmt.Errorf("%+v, %v; want it without the label, which nobody tells of", p, found)
+		}
+		return err
+	})
+	if p, found, err := s.Fetch(t.Context(), ns, "web"); err != nil || !found || p.NamespaceLabels[key] != "ambient" {
+		t.Errorf("asked anew: %+v, %v, %v", p, found, err)
+	}
+	if p, found, err := s.Lookup(t.Context(), ns, "web"); err != nil || !found || p.NamespaceLabels[key] != "ambient" {
+		t.Errorf("asked for what is known: %+v, %v, %v; want what was read", p, found, err)
+	}
+	if all, err := s.List(t.Context()); err != nil || len(all) != 1 || all[0].NamespaceLabels[key] != "ambient" {
+		t.Errorf("all pods: %+v, %v; want what was read", all, err)
+	}
+	label("null")
+	way.cut.Store(false)
+	kubetest.Eventually(t, "the watch tells again, and counts", func() error {
+		p, found, err := s.Lookup(t.Context(), ns, "web")
+		if err == nil && (!found || p.NamespaceLabels[key] != "") {
+			err = fmt.Errorf("%+v, %v; want it without the label", p, found)
+		}
+		return err
+	})
 }
 
 // annotation waits until a pod's mark is want.

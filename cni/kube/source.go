@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/ambit-mesh/ambit/cni/agent"
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/core/v1"
@@ -32,7 +34,22 @@ type Source struct {
 
 	// watching is held while the calls of fn are made.
 	watching sync.Mutex
+
+	// mu guards the field below.
+	mu    sync.Mutex
+	ahead map[string]readNamespace // namespaces of which the watch has told less than Fetch
 }
+
+// readNamespace is a namespace as it was read at a time.
+type readNamespace struct {
+	namespace *corev1.Namespace
+	at        time.Time
+}
+
+// aheadTime is how long what was read of a namespace counts before what the watch
+// tells. The library begins a watch anew after a minute at the latest; what is not
+// told by then is a namespace that is gone.
+const aheadTime = 5 * time.Minute
 
 var _ agent.PodSource = (*Source)(nil)
 
@@ -44,8 +61,8 @@ func NewSource(client kubernetes.Interface, node string) *Source {
 		}))
 	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
 	return &Source{
-		client: client,
-		pods:   ofNode.Core().V1().Pods().Informer(), podList: ofNode.Core().V1().Pods().Lister(),
+		client: client, ahead: map[string]readNamespace{},
+		pods: ofNode.Core().V1().Pods().Informer(), podList: ofNode.Core().V1().Pods().Lister(),
 		namespaces: all.Core().V1().Namespaces().Informer(), nsList: all.Core().V1().Namespaces().Lister(),
 	}
 }
@@ -106,7 +123,42 @@ func (s *Source) Fetch(ctx context.Context, namespace, name string) (agent.Pod, 
 	if err != nil {
 		return agent.Pod{}, false, fmt.Errorf("namespace of pod %s/%s: %w", namespace, name, err)
 	}
+	s.note(ns, time.Now())
 	return join(p, ns), true, nil
+}
+
+// note keeps what was read of a namespace until the watch has told of it: who was
+// taken into the mesh by that must not be let go because the watch is late.
+func (s *Source) note(ns *corev1.Namespace, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, read := range s.ahead {
+		if now.Sub(read.at) > aheadTime {
+			delete(s.ahead, name)
+		}
+	}
+	s.ahead[ns.Name] = readNamespace{&corev1.Namespace{ObjectMeta: trimMeta(ns.ObjectMeta)}, now}
+}
+
+// newest is a namespace as the watch has told of it, or as it was read since. told
+// may be nil, and so may be the result.
+func (s *Source) newest(name string, told *corev1.Namespace, now time.Time) *corev1.Namespace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	read, ok := s.ahead[name]
+	if !ok {
+		return told
+	}
+	behind := told == nil
+	if !behind {
+		order, err := resourceversion.CompareResourceVersion(told.ResourceVersion, read.namespace.ResourceVersion)
+		behind = err == nil && order < 0
+	}
+	if behind && now.Sub(read.at) <= aheadTime {
+		return read.namespace
+	}
+	delete(s.ahead, name)
+	return told
 }
 
 // List returns all pods of the node.
@@ -135,8 +187,12 @@ func (s *Source) synced() bool { return s.pods.HasSynced() && s.namespaces.HasSy
 // describe joins a pod with its namespace. A namespace that is not known yet is
 // an error: nobody may be let go because one watch is behind the other.
 func (s *Source) describe(p *corev1.Pod) (agent.Pod, error) {
-	ns, err := s.nsList.Get(p.Namespace)
+	told, err := s.nsList.Get(p.Namespace)
 	if err != nil {
+		told = nil
+	}
+	ns := s.newest(p.Namespace, told, time.Now())
+	if ns == nil {
 		return agent.Pod{}, fmt.Errorf("namespace of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return join(p, ns), nil

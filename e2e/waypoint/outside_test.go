@@ -166,15 +166,16 @@ func (w *world) serveEither(ip netip.Addr, cfg *tls.Config, app http.Handler) {
 	})
 }
 
-// outside is a ServiceEntry with so many endpoints, which nobody serves yet; ports is how
-// its manifest describes them.
-func (w *world) outside(name, ports string, replicas int) *service {
+// outside is a ServiceEntry with an endpoint for each of endpoints, which says what is
+// to be known of it beside its address; nobody serves them yet. ports is how its
+// manifest describes them.
+func (w *world) outside(name, ports string, endpoints ...string) *service {
 	w.t.Helper()
 	s := &service{w: w, name: name, vip: w.ip()}
-	endpoints := ""
-	for i := range replicas {
+	list := ""
+	for i, more := range endpoints {
 		p := &pod{name: fmt.Sprintf("%s-%d", name, i), ip: w.ip(), callers: map[string]int{}}
-		endpoints += fmt.Sprintf("{address: %s}, ", p.ip)
+		list += fmt.Sprintf("{address: %s, %s}, ", p.ip, more)
 		s.pods = append(s.pods, p)
 	}
 	w.apply(name, fmt.Sprintf(`
@@ -182,7 +183,7 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: %s, namespace: shop}
 spec: {hosts: [%s.example], addresses: [%s], ports: [%s], resolution: STATIC, endpoints: [%s]}
-`, name, name, s.vip, ports, endpoints))
+`, name, name, s.vip, ports, list))
 	return s
 }
 

@@ -51,7 +51,7 @@ func TestTLSToTheOutside(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			s := w.outside("bank", "{number: 80, name: http, targetPort: 8080}", 1)
+			s := w.outside("bank", "{number: 80, name: http, targetPort: 8080}", "")
 			w.serveEither(s.pods[0].ip, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert}, echo)
 			c := w.client("web").http(s, 80, tt.h2)
 			w.eventually("the host is served in plain", func() bool { return get(t.Context(), c, "GET", "/").header.Get("X-Spoken") == "plain" })
@@ -102,7 +102,7 @@ func TestTLSForBytes(t *testing.T) {
 	pki := newPKI(t)
 	cert := pki.issue("db.example", nil)
 	w := newWorld(t)
-	s := w.outside("db", "{number: 5432, name: tcp, targetPort: 8080}", 1)
+	s := w.outside("db", "{number: 5432, name: tcp, targetPort: 8080}", "")
 	ln, err := tls.Listen("tcp", netip.AddrPortFrom(s.pods[0].ip, 8080).String(), &tls.Config{Certificates: []tls.Certificate{cert}})
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestTLSThatBreaks(t *testing.T) {
 	pki := newPKI(t)
 	cert := pki.issue("bank.example", nil)
 	w := newWorld(t)
-	s := w.outside("bank", "{number: 80, name: http, targetPort: 8080}", 1)
+	s := w.outside("bank", "{number: 80, name: http, targetPort: 8080}", "")
 	w.serveEither(s.pods[0].ip, &tls.Config{Certificates: []tls.Certificate{cert}}, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/break" {
 			return

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -300,6 +301,13 @@ func compareAll(t *testing.T, snap *workload.Snapshot, want naive, answers map[s
 				can := reachable(snap, got, workload.PickOptions{Source: snap.Workload(src.Uid), Port: uint16(port)})
 				if w := want.picks(svc, src, port); !slices.Equal(can, w) {
 					t.Fatalf("%s can pick %v of %v port %d, want %v\nin force: %v", src.Uid, can, got.Key, port, w, want)
+				}
+				var candidates []string
+				snap.Candidates(got, workload.PickOptions{Source: snap.Workload(src.Uid), Port: uint16(port)}, func(w *workload.Workload, port uint16) {
+					candidates = append(candidates, w.UID+":"+strconv.Itoa(int(port)))
+				})
+				if slices.Sort(candidates); !slices.Equal(candidates, can) {
+					t.Fatalf("%s has the candidates %v of %v port %d, and can pick %v\nin force: %v", src.Uid, candidates, got.Key, port, can, want)
 				}
 				answers["pick"] += len(can)
 			}

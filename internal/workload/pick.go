@@ -16,6 +16,9 @@ type PickOptions struct {
 	Rand func(n uint64) uint64
 	// Exclude leaves out endpoints by UID, those already tried. May be nil.
 	Exclude func(uid string) bool
+	// Unranked makes what the service prefers count for nothing, because somebody else
+	// prefers. What it demands counts all the same.
+	Unranked bool
 }
 
 // Pick chooses an endpoint of svc and the port to call there. ok is false when
@@ -43,6 +46,31 @@ func (s *Snapshot) Pick(svc *Service, o PickOptions) (w *Workload, port uint16, 
 		return nil, 0, false
 	}
 	return ep.Workload, port, true
+}
+
+// Candidates calls fn for each endpoint of which Pick would choose one, and with the
+// port to call there.
+func (s *Snapshot) Candidates(svc *Service, o PickOptions, fn func(w *Workload, port uint16)) {
+	target, known := svc.Ports[o.Port]
+	if !known && !o.Waypoint {
+		return
+	}
+	set, _ := s.workloads.endpoints.get(svc.Key)
+	c := chooser{svc: svc, o: o, target: target, known: known}
+	best := -1
+	for _, ep := range set.all() {
+		if rank, ok := c.rank(ep); ok {
+			best = max(best, rank)
+		}
+	}
+	for _, ep := range set.all() {
+		if rank, ok := c.rank(ep); !ok || rank != best || ep.Workload.Capacity == 0 {
+			continue
+		}
+		if port, ok := endpointPort(ep, o.Port, target); ok {
+			fn(ep.Workload, port)
+		}
+	}
 }
 
 // Serves reports whether svc has an endpoint for a service port, be it healthy or
@@ -74,7 +102,7 @@ const (
 // as weighing all that will do. It returns nil when it had no luck, and for
 // services that are small or rank their endpoints.
 func (c *chooser) draw(set *endpointSet) *Endpoint {
-	if len(set.all()) < manyEndpoints || c.svc.Balancing.ranks() {
+	if len(set.all()) < manyEndpoints || c.ranks() {
 		return nil
 	}
 	for range draws {
@@ -116,10 +144,18 @@ func (c *chooser) scan(list []*Endpoint) *Endpoint {
 	return nil // Rand broke its promise
 }
 
+// ranks reports whether some endpoints are better than others.
+func (c *chooser) ranks() bool {
+	return c.svc.Balancing.ranks() && !(c.o.Unranked && c.svc.Balancing.Mode == ModeFailover)
+}
+
 // rank says how good a candidate ep is; ok is false when it is none.
 func (c *chooser) rank(ep *Endpoint) (rank int, ok bool) {
 	if !c.candidate(ep) {
 		return 0, false
+	}
+	if !c.ranks() {
+		return 0, true
 	}
 	return c.svc.Balancing.rank(c.o.Source, ep.Workload)
 }

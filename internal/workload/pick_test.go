@@ -150,6 +150,20 @@ func TestLoadBalanceIsWeightedByCapacity(t *testing.T) {
 	}
 }
 
+// Whoever ranks endpoints by itself is not kept from what the service only prefers, but
+// from what it demands.
+func TestLoadBalanceUnranked(t *testing.T) {
+	for mode, want := range map[workloadapi.LoadBalancing_Mode]string{failover: "a:8080 b:8080", strict: "a:8080"} {
+		snap := picture(t, &pbService{Namespace: "s", Hostname: "svc", Ports: ports(80, 8080), LoadBalancing: &lb{Mode: mode, RoutingPreference: []workloadapi.LoadBalancing_Scope{region}}},
+			ep("src", "r", func(w *pbWorkload) { w.Services = nil }), ep("a", "r"), ep("b", "q"))
+		svc := snap.Service(workload.Key{Namespace: "s", Hostname: "svc"})
+		got := reachable(snap, svc, workload.PickOptions{Source: snap.Workload("src"), Port: 80, Unranked: true})
+		if strings.Join(got, " ") != want {
+			t.Errorf("mode %v: can pick %v, want %s", mode, got, want)
+		}
+	}
+}
+
 func TestLoadBalanceExcludes(t *testing.T) {
 	snap := picture(t, &pbService{Namespace: "s", Hostname: "svc", Ports: ports(80, 8080)}, ep("a", ""), ep("b", ""))
 	svc := snap.Service(workload.Key{Namespace: "s", Hostname: "svc"})

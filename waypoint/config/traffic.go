@@ -16,6 +16,8 @@ type Traffic struct {
 	*waypointapi.Traffic // never nil
 	// Security is for endpoints without a tunnel.
 	Security Security
+	// Places is who comes first, by where they are; often nil.
+	Places *Places
 }
 
 // noTraffic is that of services of which the users say nothing.
@@ -49,7 +51,7 @@ func compileTraffic(t *waypointapi.Traffic, host string, own Name) *Traffic {
 	if t == nil {
 		return nil
 	}
-	return &Traffic{Traffic: t, Security: compileSecurity(t.GetTls(), host, own)}
+	return &Traffic{Traffic: t, Security: compileSecurity(t.GetTls(), host, own), Places: compilePlaces(t)}
 }
 
 // compileSecurity checks what connections to endpoints of a host need. What cannot be

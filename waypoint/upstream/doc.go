@@ -12,6 +12,7 @@
 //	upstreams.go all clusters; the sweep of what is not used
 //	cluster.go   one service, port and subset: limits
 //	pick.go      which endpoint
+//	level.go     which come first, by where they are
 //	outlier.go   which endpoints are out, and until when
 //	dial.go      connections
 //	secure.go    TLS to endpoints without a tunnel

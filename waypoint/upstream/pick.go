@@ -143,13 +143,18 @@ func (p *picker) pinned(tried func(uid string) bool) (found *workload.Workload, 
 	o := workload.PickOptions{Source: p.source, Port: p.want.Key.Port, Exclude: func(uid string) bool {
 		return HashText(uid) != p.want.Pin || p.out(uid) || tried(uid)
 	}}
-	p.candidates(o, func(w *workload.Workload, at uint16) { found, port = w, at })
+	p.snap.Candidates(p.svc, o, func(w *workload.Workload, at uint16) { found, port = w, at })
 	return found, port
+}
+
+// inSubset reports whether an endpoint belongs to the subset, if there is one.
+func (p *picker) inSubset(uid string) bool {
+	return p.subset == nil || p.subset.Has(p.picture.Endpoint(uid))
 }
 
 // out reports whether an endpoint is none of the subset, or ill.
 func (p *picker) out(uid string) bool {
-	if p.subset != nil && !p.subset.Has(p.picture.Endpoint(uid)) {
+	if !p.inSubset(uid) {
 		return true
 	}
 	return p.traffic.GetOutlier() != nil && p.c.isOut(uid, p.now)
@@ -157,7 +162,16 @@ func (p *picker) out(uid string) bool {
 
 // choose chooses among those that exclude leaves, as the users want it.
 func (p *picker) choose(exclude func(uid string) bool) (*workload.Workload, uint16) {
-	o := workload.PickOptions{Source: p.source, Port: p.want.Key.Port, Rand: p.c.u.deps.Rand, Exclude: exclude}
+	if p.traffic.Places != nil {
+		if view, ok := p.traffic.Places.From(p.source); ok {
+			return p.chooseNear(&view, exclude)
+		}
+	}
+	return p.chooseAny(workload.PickOptions{Source: p.source, Port: p.want.Key.Port, Rand: p.c.u.deps.Rand, Exclude: exclude})
+}
+
+// chooseAny chooses among all that could be picked.
+func (p *picker) chooseAny(o workload.PickOptions) (*workload.Workload, uint16) {
 	draw := func() (*workload.Workload, uint16) {
 		w, port, ok := p.snap.Pick(p.svc, o)
 		if !ok {
@@ -185,21 +199,6 @@ func (p *picker) choose(exclude func(uid string) bool) (*workload.Workload, uint
 	return draw()
 }
 
-// candidates calls fn for each endpoint that could be picked.
-func (p *picker) candidates(o workload.PickOptions, fn func(w *workload.Workload, port uint16)) {
-	exclude := o.Exclude
-	seen := ""
-	for _, ep := range p.snap.Endpoints(p.svc) {
-		uid := ep.Workload.UID
-		o.Exclude = func(other string) bool { return other != uid || exclude(other) }
-		o.Rand = func(uint64) uint64 { return 0 }
-		if w, port, ok := p.snap.Pick(p.svc, o); ok && uid != seen {
-			seen = uid
-			fn(w, port)
-		}
-	}
-}
-
 // inTurn chooses the next one.
 func (p *picker) inTurn(o workload.PickOptions) (w *workload.Workload, port uint16) {
 	type candidate struct {
@@ -207,7 +206,7 @@ func (p *picker) inTurn(o workload.PickOptions) (w *workload.Workload, port uint
 		port uint16
 	}
 	var all []candidate
-	p.candidates(o, func(w *workload.Workload, port uint16) { all = append(all, candidate{w, port}) })
+	p.snap.Candidates(p.svc, o, func(w *workload.Workload, port uint16) { all = append(all, candidate{w, port}) })
 	if len(all) == 0 {
 		return nil, 0
 	}
@@ -220,7 +219,7 @@ func (p *picker) inTurn(o workload.PickOptions) (w *workload.Workload, port uint
 // (rendezvous hashing).
 func (p *picker) byHash(o workload.PickOptions) (best *workload.Workload, port uint16) {
 	var top uint64
-	p.candidates(o, func(w *workload.Workload, at uint16) {
+	p.snap.Candidates(p.svc, o, func(w *workload.Workload, at uint16) {
 		if score := mix(p.want.Hash ^ HashText(w.UID)); best == nil || score > top {
 			best, port, top = w, at, score
 		}

@@ -2746,6 +2746,7 @@ type Balancer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Balancer_Kind          `protobuf:"varint,1,opt,name=kind,proto3,enum=ambit.waypoint.v1.Balancer_Kind" json:"kind,omitempty"`
 	Hash          *HashKey               `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Locality      *Locality              `protobuf:"bytes,3,opt,name=locality,proto3" json:"locality,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2794,6 +2795,78 @@ func (x *Balancer) GetHash() *HashKey {
 	return nil
 }
 
+func (x *Balancer) GetLocality() *Locality {
+	if x != nil {
+		return x.Locality
+	}
+	return nil
+}
+
+// Locality is which endpoints come first, by where they are. One of its lists is used;
+// without any, what is nearer to the waypoint comes first: its subzone, zone, region.
+type Locality struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Endpoints that have more of these, in this order, come first.
+	Priority []*Locality_Label `protobuf:"bytes,1,rep,name=priority,proto3" json:"priority,omitempty"`
+	// Which region comes next after one's own.
+	Failover []*Locality_Failover `protobuf:"bytes,2,rep,name=failover,proto3" json:"failover,omitempty"`
+	// Shares of places; the first that is for where the waypoint is counts.
+	Distribute    []*Locality_Distribution `protobuf:"bytes,3,rep,name=distribute,proto3" json:"distribute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality) Reset() {
+	*x = Locality{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality) ProtoMessage() {}
+
+func (x *Locality) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality.ProtoReflect.Descriptor instead.
+func (*Locality) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Locality) GetPriority() []*Locality_Label {
+	if x != nil {
+		return x.Priority
+	}
+	return nil
+}
+
+func (x *Locality) GetFailover() []*Locality_Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+func (x *Locality) GetDistribute() []*Locality_Distribution {
+	if x != nil {
+		return x.Distribute
+	}
+	return nil
+}
+
 type HashKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -2809,7 +2882,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2894,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2907,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HashKey) GetKind() isHashKey_Kind {
@@ -2919,7 +2992,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3004,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3017,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Cookie) GetName() string {
@@ -2982,7 +3055,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3067,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3080,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Outlier) GetConsecutive_5Xx() uint32 {
@@ -3067,7 +3140,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3152,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3165,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -3157,7 +3230,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3242,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3255,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Subset) GetName() string {
@@ -3234,7 +3307,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3319,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3332,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Authorization) GetName() string {
@@ -3328,7 +3401,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3413,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3426,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Rule) GetClauses() []*Clause {
@@ -3373,7 +3446,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3458,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3471,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -3419,7 +3492,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3504,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3517,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Match) GetConnection() *securityapi.Match {
@@ -3492,7 +3565,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3577,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +3590,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RequestMatch) GetMethods() []*StringMatch {
@@ -3673,7 +3746,7 @@ type PathPattern struct {
 
 func (x *PathPattern) Reset() {
 	*x = PathPattern{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3758,7 @@ func (x *PathPattern) String() string {
 func (*PathPattern) ProtoMessage() {}
 
 func (x *PathPattern) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3771,7 @@ func (x *PathPattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathPattern.ProtoReflect.Descriptor instead.
 func (*PathPattern) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PathPattern) GetKind() isPathPattern_Kind {
@@ -3752,7 +3825,7 @@ type Segments struct {
 
 func (x *Segments) Reset() {
 	*x = Segments{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3764,7 +3837,7 @@ func (x *Segments) String() string {
 func (*Segments) ProtoMessage() {}
 
 func (x *Segments) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3777,7 +3850,7 @@ func (x *Segments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segments.ProtoReflect.Descriptor instead.
 func (*Segments) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Segments) GetSegments() []string {
@@ -3806,7 +3879,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3891,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +3904,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{43}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Endpoint) GetUid() string {
@@ -3867,6 +3940,217 @@ func (x *Endpoint) GetTellClient() bool {
 		return x.TellClient
 	}
 	return false
+}
+
+type Locality_Label struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the endpoint, or one that says where it is, as in Istio's failoverPriority.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: that of the waypoint. Only where it is, is known of a waypoint.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Label) Reset() {
+	*x = Locality_Label{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Label) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Label) ProtoMessage() {}
+
+func (x *Locality_Label) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Label.ProtoReflect.Descriptor instead.
+func (*Locality_Label) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 0}
+}
+
+func (x *Locality_Label) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Locality_Label) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type Locality_Failover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Failover) Reset() {
+	*x = Locality_Failover{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Failover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Failover) ProtoMessage() {}
+
+func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
+func (*Locality_Failover) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 1}
+}
+
+func (x *Locality_Failover) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Locality_Failover) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// Places are region/zone/subzone; what is left out, or is "*", is any.
+type Locality_Distribution struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            []*Locality_Share      `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Distribution) Reset() {
+	*x = Locality_Distribution{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Distribution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Distribution) ProtoMessage() {}
+
+func (x *Locality_Distribution) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Distribution.ProtoReflect.Descriptor instead.
+func (*Locality_Distribution) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 2}
+}
+
+func (x *Locality_Distribution) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Locality_Distribution) GetTo() []*Locality_Share {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+type Locality_Share struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	Weight        uint32                 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Share) Reset() {
+	*x = Locality_Share{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Share) ProtoMessage() {}
+
+func (x *Locality_Share) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Share.ProtoReflect.Descriptor instead.
+func (*Locality_Share) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 3}
+}
+
+func (x *Locality_Share) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Locality_Share) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
 }
 
 var File_internal_meshapi_waypointapi_waypoint_proto protoreflect.FileDescriptor
@@ -4080,17 +4364,36 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1b\n" +
 	"\tmin_count\x18\x03 \x01(\rR\bminCount\x12<\n" +
-	"\fmin_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vminInterval\"\xce\x01\n" +
+	"\fmin_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vminInterval\"\x87\x02\n" +
 	"\bBalancer\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .ambit.waypoint.v1.Balancer.KindR\x04kind\x12.\n" +
-	"\x04hash\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.HashKeyR\x04hash\"\\\n" +
+	"\x04hash\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.HashKeyR\x04hash\x127\n" +
+	"\blocality\x18\x03 \x01(\v2\x1b.ambit.waypoint.v1.LocalityR\blocality\"\\\n" +
 	"\x04Kind\x12\x11\n" +
 	"\rLEAST_REQUEST\x10\x00\x12\n" +
 	"\n" +
 	"\x06RANDOM\x10\x01\x12\x0f\n" +
 	"\vROUND_ROBIN\x10\x02\x12\x13\n" +
 	"\x0fCONSISTENT_HASH\x10\x03\x12\x0f\n" +
-	"\vPASSTHROUGH\x10\x04\"\x97\x01\n" +
+	"\vPASSTHROUGH\x10\x04\"\xc0\x03\n" +
+	"\bLocality\x12=\n" +
+	"\bpriority\x18\x01 \x03(\v2!.ambit.waypoint.v1.Locality.LabelR\bpriority\x12@\n" +
+	"\bfailover\x18\x02 \x03(\v2$.ambit.waypoint.v1.Locality.FailoverR\bfailover\x12H\n" +
+	"\n" +
+	"distribute\x18\x03 \x03(\v2(.ambit.waypoint.v1.Locality.DistributionR\n" +
+	"distribute\x1a1\n" +
+	"\x05Label\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x1a.\n" +
+	"\bFailover\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x1aU\n" +
+	"\fDistribution\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x121\n" +
+	"\x02to\x18\x02 \x03(\v2!.ambit.waypoint.v1.Locality.ShareR\x02to\x1a/\n" +
+	"\x05Share\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\rR\x06weight\"\x97\x01\n" +
 	"\aHashKey\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\tH\x00R\x06header\x12\x16\n" +
 	"\x05query\x18\x02 \x01(\tH\x00R\x05query\x12\x1d\n" +
@@ -4208,7 +4511,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(Action)(0),                    // 0: ambit.waypoint.v1.Action
 	(ClientTls_Mode)(0),            // 1: ambit.waypoint.v1.ClientTls.Mode
@@ -4244,134 +4547,144 @@ var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(*ClientTls)(nil),              // 31: ambit.waypoint.v1.ClientTls
 	(*RetryBudget)(nil),            // 32: ambit.waypoint.v1.RetryBudget
 	(*Balancer)(nil),               // 33: ambit.waypoint.v1.Balancer
-	(*HashKey)(nil),                // 34: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 35: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 36: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 37: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 38: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 39: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 40: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 41: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 42: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 43: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 44: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 45: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 46: ambit.waypoint.v1.Endpoint
-	nil,                            // 47: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 48: ambit.waypoint.v1.Subset.PortsEntry
-	nil,                            // 49: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 50: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 51: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 52: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 53: istio.security.Scope
-	(*securityapi.Match)(nil),      // 54: istio.security.Match
-	(*securityapi.Address)(nil),    // 55: istio.security.Address
+	(*Locality)(nil),               // 34: ambit.waypoint.v1.Locality
+	(*HashKey)(nil),                // 35: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 36: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 37: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 38: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 39: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 40: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 41: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 42: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 43: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 44: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 45: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 46: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 47: ambit.waypoint.v1.Endpoint
+	(*Locality_Label)(nil),         // 48: ambit.waypoint.v1.Locality.Label
+	(*Locality_Failover)(nil),      // 49: ambit.waypoint.v1.Locality.Failover
+	(*Locality_Distribution)(nil),  // 50: ambit.waypoint.v1.Locality.Distribution
+	(*Locality_Share)(nil),         // 51: ambit.waypoint.v1.Locality.Share
+	nil,                            // 52: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 53: ambit.waypoint.v1.Subset.PortsEntry
+	nil,                            // 54: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 55: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 57: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 58: istio.security.Scope
+	(*securityapi.Match)(nil),      // 59: istio.security.Match
+	(*securityapi.Address)(nil),    // 60: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
-	7,  // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	8,  // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
-	9,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	30, // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	38, // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
-	5,  // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
-	4,  // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
-	32, // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
-	11, // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
-	7,  // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	6,  // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	16, // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	50, // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	30, // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	10, // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	12, // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	17, // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	16, // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	51, // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	51, // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	29, // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	11, // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	51, // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	13, // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	14, // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	15, // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	15, // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	14, // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	17, // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	18, // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	18, // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	22, // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	23, // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	24, // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	25, // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	26, // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	27, // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	28, // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	19, // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	19, // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	21, // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	20, // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	20, // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	16, // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	14, // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	51, // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	51, // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	52, // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	51, // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	51, // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	33, // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	36, // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	37, // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	31, // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
-	1,  // 56: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
-	51, // 57: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
-	51, // 58: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
-	2,  // 59: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	34, // 60: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	35, // 61: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	51, // 62: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	51, // 63: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	51, // 64: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	51, // 65: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	51, // 66: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	47, // 67: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	30, // 68: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	48, // 69: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
-	53, // 70: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	0,  // 71: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	40, // 72: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	41, // 73: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	42, // 74: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	54, // 75: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	43, // 76: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	14, // 77: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 78: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	44, // 79: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	44, // 80: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	14, // 81: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 82: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 83: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 84: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	55, // 85: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	55, // 86: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	14, // 87: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 88: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 89: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 90: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 91: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 92: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 93: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 94: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	14, // 95: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	45, // 96: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	49, // 97: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	30, // 98: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
-	99, // [99:99] is the sub-list for method output_type
-	99, // [99:99] is the sub-list for method input_type
-	99, // [99:99] is the sub-list for extension type_name
-	99, // [99:99] is the sub-list for extension extendee
-	0,  // [0:99] is the sub-list for field type_name
+	7,   // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	8,   // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
+	9,   // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
+	30,  // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	39,  // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	5,   // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
+	4,   // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
+	32,  // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	11,  // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
+	7,   // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	6,   // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	16,  // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	55,  // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	30,  // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	10,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	12,  // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	17,  // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	16,  // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	56,  // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	56,  // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	29,  // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	11,  // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	56,  // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	13,  // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	14,  // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	15,  // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	14,  // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	17,  // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	18,  // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	18,  // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	22,  // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	23,  // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	24,  // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	25,  // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	26,  // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	27,  // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	28,  // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	19,  // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	19,  // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	21,  // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	20,  // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	20,  // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	16,  // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	14,  // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	56,  // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	56,  // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	57,  // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	56,  // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	56,  // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	33,  // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	37,  // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	38,  // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	31,  // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
+	1,   // 56: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
+	56,  // 57: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	56,  // 58: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	2,   // 59: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	35,  // 60: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	34,  // 61: ambit.waypoint.v1.Balancer.locality:type_name -> ambit.waypoint.v1.Locality
+	48,  // 62: ambit.waypoint.v1.Locality.priority:type_name -> ambit.waypoint.v1.Locality.Label
+	49,  // 63: ambit.waypoint.v1.Locality.failover:type_name -> ambit.waypoint.v1.Locality.Failover
+	50,  // 64: ambit.waypoint.v1.Locality.distribute:type_name -> ambit.waypoint.v1.Locality.Distribution
+	36,  // 65: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	56,  // 66: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	56,  // 67: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	56,  // 68: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	56,  // 69: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	56,  // 70: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	52,  // 71: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	30,  // 72: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	53,  // 73: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
+	58,  // 74: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	0,   // 75: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	41,  // 76: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	42,  // 77: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	43,  // 78: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	59,  // 79: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	44,  // 80: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	14,  // 81: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 82: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	45,  // 83: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	45,  // 84: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	14,  // 85: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 86: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 87: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 88: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	60,  // 89: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	60,  // 90: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	14,  // 91: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 92: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 93: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 94: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 95: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 96: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 97: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 98: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 99: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	46,  // 100: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	54,  // 101: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	51,  // 102: ambit.waypoint.v1.Locality.Distribution.to:type_name -> ambit.waypoint.v1.Locality.Share
+	30,  // 103: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
+	104, // [104:104] is the sub-list for method output_type
+	104, // [104:104] is the sub-list for method input_type
+	104, // [104:104] is the sub-list for extension type_name
+	104, // [104:104] is the sub-list for extension extendee
+	0,   // [0:104] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -4408,13 +4721,13 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		(*PathChange_Prefix)(nil),
 		(*PathChange_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32].OneofWrappers = []any{
 		(*HashKey_Header)(nil),
 		(*HashKey_Query)(nil),
 		(*HashKey_SourceIp)(nil),
 		(*HashKey_Cookie)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42].OneofWrappers = []any{
 		(*PathPattern_Text)(nil),
 		(*PathPattern_Segments)(nil),
 	}
@@ -4424,7 +4737,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   47,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -118,6 +118,9 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 			t.problem(path+"."+name, "is not supported")
 		}
 	}
+	if l := out.Balancer.GetLocality(); l != nil && len(l.Distribute) == 0 && out.Outlier == nil {
+		t.note(path+".loadBalancer.localityLbSetting", "takes effect only with outlierDetection, without which nobody knows when to go elsewhere")
+	}
 	return out
 }
 
@@ -135,16 +138,15 @@ func (t *trafficConverter) balancer(path string, l *api.LoadBalancerSettings) *w
 		case api.LoadBalancerSettings_ROUND_ROBIN:
 			out.Kind = waypointapi.Balancer_ROUND_ROBIN
 		case api.LoadBalancerSettings_PASSTHROUGH:
-			t.problem(path+".simple", "PASSTHROUGH is not supported at a waypoint: least request is used")
+			t.problem(path+".simple", "PASSTHROUGH is not supported: what clients ask a waypoint for is the address of the service, and no endpoint has it; least request is used")
 		}
 	case *api.LoadBalancerSettings_ConsistentHash:
 		out.Kind, out.Hash = waypointapi.Balancer_CONSISTENT_HASH, t.hash(path+".consistentHash", k.ConsistentHash)
 	}
-	for name, set := range map[string]bool{"localityLbSetting": l.GetLocalityLbSetting() != nil, "warmup": l.GetWarmup() != nil || l.GetWarmupDurationSecs() != nil} {
-		if set {
-			t.problem(path+"."+name, "is not supported: locality is that of the Service's trafficDistribution")
-		}
+	if l.GetWarmup() != nil || l.GetWarmupDurationSecs() != nil {
+		t.problem(path+".warmup", "is not supported: new endpoints get as many requests as others")
 	}
+	out.Locality = t.locality(path+".localityLbSetting", l.GetLocalityLbSetting())
 	return out
 }
 

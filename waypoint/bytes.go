@@ -89,12 +89,20 @@ func (f *flight) carry(ctx context.Context, raw entry.Raw) bool {
 	defer release()
 	defer conn.Close()
 	f.w.reports.Opened(f.rec)
+	if most := e.Traffic.MaxDuration; most > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, most, errTooOld)
+		defer cancel()
+	}
 	var counts byteCounts
 	err = entry.Join(ctx, raw, conn.(entry.Raw), &counts.received, &counts.sent)
 	f.rec.Received, f.rec.Sent = counts.received.Load(), counts.sent.Load()
 	e.Done(200)
 	if err != nil {
 		f.rec.Details = err.Error()
+		if errors.Is(err, errTooOld) {
+			return refused(&filter.Answer{Flag: "DT", Details: err.Error()})
+		}
 		if ctx.Err() != nil {
 			return refused(f.explain(ctx, err))
 		}

@@ -21,6 +21,7 @@ import (
 var (
 	errTimeout    = errors.New("the route's timeout has passed")
 	errTryTimeout = errors.New("the timeout of one try has passed")
+	errTooOld     = errors.New("the longest time that a connection may last has passed")
 )
 
 // clientError is why a client cannot be answered. It says nothing of the endpoint.
@@ -74,7 +75,7 @@ func (f *flight) exchange(ctx context.Context, e *upstream.Endpoint) (complete b
 	}
 	for try := 1; ; try++ {
 		up, resp, err := f.try(ctx, e)
-		again := f.again(ctx, retry, try, resp, err)
+		again := f.again(ctx, retry, try, resp, err) && f.mayRetry(e)
 		over := again && f.budget != nil && !f.budget.Retry(time.Now())
 		if !again && err == nil {
 			if len(f.pass.Mirrors) == 0 {
@@ -162,6 +163,16 @@ func (f *flight) again(ctx context.Context, r *filter.Retry, try int, resp *mess
 		return false
 	}
 	return true
+}
+
+// mayRetry counts the request as one that is tried again, unless too many are.
+func (f *flight) mayRetry(e *upstream.Endpoint) bool {
+	if !f.retrying {
+		if f.endRetry, f.retrying = e.BeginRetry(); !f.retrying {
+			f.rec.Flags, f.rec.Details = "URX", "limit of requests that are tried again is reached"
+		}
+	}
+	return f.retrying
 }
 
 // connectTries is how often another endpoint is asked when one was not reached,

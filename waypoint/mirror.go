@@ -44,7 +44,7 @@ func (f *flight) mirror(ctx context.Context) {
 		req := *f.req
 		req.Fields = append(message.Fields(nil), f.req.Fields...)
 		req.Body, req.Length = nil, 0
-		want := upstream.Want{Key: upstream.Key{Service: backend.Service, Port: cmp.Or(backend.Port, f.c.target.port)}, Near: f.c.target.near}
+		want := upstream.Want{Key: upstream.Key{Service: backend.Service, Port: cmp.Or(backend.Port, f.c.target.port)}, Near: f.c.target.near, Client: f.c.addr}
 		f.w.mirrors.Go(context.WithoutCancel(ctx), "mirror", func(ctx context.Context) {
 			defer f.w.mirroring.Add(-1)
 			if err := f.w.sendCopy(ctx, &req, body, want); err != nil {

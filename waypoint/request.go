@@ -45,6 +45,10 @@ type flight struct {
 	pump     *pump
 	answers  grpcMessages
 	tried    []string
+	// retrying says that it was counted as one that is tried again; endRetry ends that,
+	// and is nil when nobody counts.
+	retrying bool
+	endRetry func()
 }
 
 // serveRequest answers one request. It is the whole path of a request through
@@ -107,6 +111,9 @@ func (f *flight) enlist(ctx context.Context) context.Context {
 // end closes the record.
 func (f *flight) end() {
 	f.w.live.remove(f)
+	if f.endRetry != nil {
+		f.endRetry()
+	}
 	if f.pump != nil {
 		f.rec.Received, _, _ = f.pump.state()
 		f.rec.RequestMessages = f.pump.messages()
@@ -193,7 +200,7 @@ func (f *flight) pickOne() (*upstream.Endpoint, error) {
 	if t.uid != "" {
 		return f.w.upstreams.Direct(t.uid, netip.AddrPortFrom(t.near, t.port))
 	}
-	want := upstream.Want{Key: f.destination(), Near: t.near, Tried: f.tried}
+	want := upstream.Want{Key: f.destination(), Near: t.near, Tried: f.tried, Client: f.c.addr}
 	f.recall(want.Key)
 	want.Hash, want.HasHash = f.hash(want.Key)
 	want.Pin = f.pin.Endpoint

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 )
@@ -18,6 +19,8 @@ type Traffic struct {
 	Security Security
 	// Places is who comes first, by where they are; often nil.
 	Places *Places
+	// MaxDuration is how long a connection is used; zero: for as long as it stands.
+	MaxDuration time.Duration
 }
 
 // noTraffic is that of services of which the users say nothing.
@@ -51,7 +54,7 @@ func compileTraffic(t *waypointapi.Traffic, host string, own Name) *Traffic {
 	if t == nil {
 		return nil
 	}
-	return &Traffic{Traffic: t, Security: compileSecurity(t.GetTls(), host, own), Places: compilePlaces(t)}
+	return &Traffic{Traffic: t, Security: compileSecurity(t.GetTls(), host, own), Places: compilePlaces(t), MaxDuration: t.GetLimits().GetMaxDuration().AsDuration()}
 }
 
 // compileSecurity checks what connections to endpoints of a host need. What cannot be

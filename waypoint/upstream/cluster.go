@@ -23,6 +23,7 @@ type cluster struct {
 	key Key
 
 	requests atomic.Int64 // under way
+	retries  atomic.Int64 // requests that are being tried again
 	turn     atomic.Uint64
 	asked    time.Time // for it; guarded by Upstreams.mu
 
@@ -95,6 +96,21 @@ func (c *cluster) enter(l *waypointapi.Limits) bool {
 			return true
 		}
 	}
+}
+
+// BeginRetry counts a request that is tried again against the limit of its service; ok
+// is false when that is reached. The caller calls end when the request is over; nil
+// when there is nothing to end.
+func (e *Endpoint) BeginRetry() (end func(), ok bool) {
+	most, n := int64(e.Traffic.GetLimits().GetRetries()), &e.h.c.retries
+	if most == 0 {
+		return nil, true
+	}
+	if n.Add(1) > most {
+		n.Add(-1)
+		return nil, false
+	}
+	return func() { n.Add(-1) }, true
 }
 
 // acquire gets a place for a request to e; two says that it is one of HTTP/2. Without
@@ -214,7 +230,7 @@ func (c *cluster) released() {
 // that way; nil: in any. The caller holds cluster.mu.
 func (h *host) takeIdleLocked(by *way) *conn1 {
 	for i := len(h.idle) - 1; i >= 0; i-- {
-		if k := h.idle[i]; by == nil || k.way == *by {
+		if k := h.idle[i]; by == nil || k.way == *by && !passed(k.until, time.Now()) {
 			h.idle = slices.Delete(h.idle, i, i+1)
 			return k
 		}
@@ -253,7 +269,7 @@ func (c *cluster) sweep(now time.Time, snap *workload.Snapshot) {
 	for uid, h := range c.hosts {
 		kept := h.idle[:0]
 		for _, k := range h.idle {
-			if now.Sub(k.since) > limit || !k.raw.Quiet() || snap.Workload(uid) == nil {
+			if now.Sub(k.since) > limit || passed(k.until, now) || !k.raw.Quiet() || snap.Workload(uid) == nil {
 				old = append(old, k)
 			} else {
 				kept = append(kept, k)
@@ -262,7 +278,7 @@ func (c *cluster) sweep(now time.Time, snap *workload.Snapshot) {
 		clear(h.idle[len(kept):])
 		h.idle = kept
 		for _, k := range h.two {
-			if since, idle := k.conn.IdleSince(); idle && now.Sub(since) > limit {
+			if since, idle := k.conn.IdleSince(); idle && now.Sub(since) > limit || passed(k.until, now) {
 				done = append(done, k)
 			}
 		}

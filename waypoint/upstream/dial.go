@@ -14,6 +14,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/hbone"
 	"github.com/ambit-mesh/ambit/internal/identity"
+	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/internal/tracing"
 	"github.com/ambit-mesh/ambit/waypoint/config"
 	"github.com/ambit-mesh/ambit/waypoint/message"
@@ -58,6 +59,8 @@ var (
 type way struct {
 	tunnel   bool
 	security config.Security // of those without
+	proxy    waypointapi.ProxyProtocol
+	from     netip.AddrPort // the client that proxy tells of
 }
 
 // way is how e is reached.
@@ -65,8 +68,19 @@ func (e *Endpoint) way() way {
 	if e.Tunnel.IsValid() {
 		return way{tunnel: true}
 	}
-	return way{security: e.Traffic.Security}
+	return way{security: e.Traffic.Security, proxy: e.Traffic.GetProxyProtocol(), from: e.from}
 }
+
+// until is when a connection that is made now is not used any more; zero: never.
+func (e *Endpoint) until() (t time.Time) {
+	if d := e.Traffic.MaxDuration; d > 0 {
+		t = time.Now().Add(d)
+	}
+	return t
+}
+
+// passed reports whether a connection is not used any more.
+func passed(until, now time.Time) bool { return !until.IsZero() && now.After(until) }
 
 // dial makes a stream of bytes to the application: through its tunnel, or when it has
 // none as the users want it. alpn is what is going to be spoken on it.
@@ -95,6 +109,11 @@ func (e *Endpoint) connectOutside(ctx context.Context, alpn string) (link, error
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", e.App.String())
+	if version := e.Traffic.GetProxyProtocol(); err == nil && version != waypointapi.ProxyProtocol_NO_PROXY_PROTOCOL {
+		if _, err = conn.Write(proxyHeader(version, e.from, e.App)); err != nil {
+			conn.Close()
+		}
+	}
 	switch {
 	case err == nil && settings == nil:
 		return plain{conn.(*net.TCPConn)}, nil

@@ -16,6 +16,7 @@
 //	outlier.go   which endpoints are out, and until when
 //	dial.go      connections
 //	secure.go    TLS to endpoints without a tunnel
+//	proxy.go     what endpoints are told of clients
 //	exchange.go  what a request on its way can do
 //	http1.go     over HTTP/1.1, one at a time on a connection
 //	http2.go     over HTTP/2, many

@@ -15,7 +15,8 @@ import (
 // conn1 is a connection of HTTP/1.1. One exchange uses it at a time.
 type conn1 struct {
 	h      *host
-	way    way // it was made in
+	way    way       // it was made in
+	until  time.Time // it is not kept any more; zero: never
 	raw    link
 	r      *http1.Reader
 	w      *http1.Writer
@@ -53,7 +54,7 @@ func (e *Endpoint) open1(ctx context.Context, age time.Duration) (Exchange, erro
 		return nil, err
 	}
 	return &conn1{
-		h: e.h, way: e.way(), raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw), epoch: got.epoch,
+		h: e.h, way: e.way(), until: e.until(), raw: raw, r: http1.NewReader(raw), w: http1.NewWriter(raw), epoch: got.epoch,
 		most: int(e.Traffic.GetLimits().GetRequestsPerConnection()),
 	}, nil
 }
@@ -155,7 +156,7 @@ func (k *conn1) Close(whole bool) {
 	case !whole:
 		k.Interrupt() // it may still work for nobody
 		k.discard()
-	case !k.r.KeepsAlive() || k.r.Buffered() > 0 || k.interrupted.Load() || k.most > 0 && k.served >= k.most:
+	case !k.r.KeepsAlive() || k.r.Buffered() > 0 || k.interrupted.Load() || k.most > 0 && k.served >= k.most, passed(k.until, time.Now()):
 		k.discard()
 	default:
 		k.r.Release()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	xhttp2 "golang.org/x/net/http2"
 
@@ -17,7 +18,8 @@ import (
 // conn2 is a connection of HTTP/2.
 type conn2 struct {
 	h       *host
-	way     way // it was made in
+	way     way       // it was made in
+	until   time.Time // it takes no more requests; zero: never
 	conn    *http2.Conn
 	leaving bool // it makes room for others; guarded by cluster.mu
 }
@@ -44,7 +46,7 @@ func (e *Endpoint) open2(ctx context.Context) (Exchange, error) {
 			c.released()
 			return nil, err
 		}
-		got.two = e.h.serve2(ctx, raw, e.way())
+		got.two = e.serve2(ctx, raw)
 	}
 	return &exchange2{h: e.h, k: got.two}, nil
 }
@@ -53,7 +55,7 @@ func (e *Endpoint) open2(ctx context.Context) (Exchange, error) {
 // The caller holds cluster.mu.
 func (h *host) reserveLocked(by *way) *conn2 {
 	for _, k := range h.two {
-		if k.way == *by && k.conn.Reserve(http2.SharedRequests) {
+		if k.way == *by && !passed(k.until, time.Now()) && k.conn.Reserve(http2.SharedRequests) {
 			return k
 		}
 	}
@@ -62,8 +64,9 @@ func (h *host) reserveLocked(by *way) *conn2 {
 
 // serve2 starts a connection, which outlives the request that it was made for, and
 // takes a place on it.
-func (h *host) serve2(ctx context.Context, raw link, by way) *conn2 {
-	k := &conn2{h: h, way: by, conn: http2.NewClient(raw)}
+func (e *Endpoint) serve2(ctx context.Context, raw link) *conn2 {
+	h := e.h
+	k := &conn2{h: h, way: e.way(), until: e.until(), conn: http2.NewClient(raw)}
 	k.conn.Reserve(http2.SharedRequests) // nobody was faster
 	h.c.mu.Lock()
 	h.two = append(h.two, k)

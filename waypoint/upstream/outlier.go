@@ -11,6 +11,7 @@ import (
 type illness struct {
 	bad     int // answers of 5xx in a row, and none
 	gateway int // answers of 502 to 504 in a row, and none
+	local   int // no answers in a row, where they count apart
 	times   int // it was put out
 	until   time.Time
 }
@@ -39,9 +40,32 @@ func (c *cluster) judge(h *host, status int, o *waypointapi.Outlier, now time.Ti
 	if now.Before(ill.until) {
 		return // what was under way when it was put out
 	}
+	if !ill.count(status, o) {
+		return
+	}
+	if !c.mayPutOut(o, now) {
+		return
+	}
+	ill.times++
+	ill.bad, ill.gateway, ill.local = 0, 0, 0
+	base := cmp.Or(o.GetBaseEjection().AsDuration(), defaultEjection)
+	ill.until = now.Add(min(base*time.Duration(ill.times), max(base, maxEjection)))
+}
+
+// count counts an answer, or with status 0 that none came, and reports whether that was
+// bad too often.
+func (ill *illness) count(status int, o *waypointapi.Outlier) bool {
+	most := func(n int, limit uint32) bool { return limit > 0 && n >= int(limit) }
+	if apart := o.GetConsecutiveLocal(); apart != nil {
+		if status == 0 { // which says nothing of what it answers
+			ill.local++
+			return most(ill.local, apart.GetValue())
+		}
+		ill.local = 0
+	}
 	if status > 0 && status < 500 {
 		ill.bad, ill.gateway = 0, 0
-		return
+		return false
 	}
 	ill.bad++
 	if status == 0 || status >= 502 && status <= 504 {
@@ -49,17 +73,7 @@ func (c *cluster) judge(h *host, status int, o *waypointapi.Outlier, now time.Ti
 	} else {
 		ill.gateway = 0
 	}
-	most := func(n int, limit uint32) bool { return limit > 0 && n >= int(limit) }
-	if !most(ill.bad, o.GetConsecutive_5Xx()) && !most(ill.gateway, o.GetConsecutiveGateway()) {
-		return
-	}
-	if !c.mayPutOut(o, now) {
-		return
-	}
-	ill.times++
-	ill.bad, ill.gateway = 0, 0
-	base := cmp.Or(o.GetBaseEjection().AsDuration(), defaultEjection)
-	ill.until = now.Add(min(base*time.Duration(ill.times), max(base, maxEjection)))
+	return most(ill.bad, o.GetConsecutive_5Xx()) || most(ill.gateway, o.GetConsecutiveGateway())
 }
 
 // mayPutOut reports whether another endpoint may be out: one always may, and no

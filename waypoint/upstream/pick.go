@@ -18,6 +18,8 @@ type Want struct {
 	Key Key
 	// Near is the address that the client asked for, whose family is preferred.
 	Near netip.Addr
+	// Client is who endpoints are told of that ask for it; invalid: we call for ourselves.
+	Client netip.AddrPort
 	// Tried are UIDs of endpoints that are not asked again, if there is another.
 	Tried []string
 	// Hash chooses the endpoint where the users want equal requests to go to
@@ -41,6 +43,7 @@ type Endpoint struct {
 	Trace tracing.Context
 
 	accept []identity.ID
+	from   netip.AddrPort // the client that it is told of; invalid: none
 	h      *host
 }
 
@@ -261,6 +264,9 @@ func (p *picker) endpoint(w *workload.Workload, port uint16) (*Endpoint, error) 
 		if !w.Identity.IsZero() {
 			e.accept = append(e.accept, w.Identity)
 		}
+	}
+	if !e.Tunnel.IsValid() && p.traffic.GetProxyProtocol() != waypointapi.ProxyProtocol_NO_PROXY_PROTOCOL {
+		e.from = p.want.Client
 	}
 	e.h.active.Add(1)
 	return e, nil

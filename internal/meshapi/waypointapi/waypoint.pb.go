@@ -29,6 +29,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ProxyProtocol is a version of HAProxy's PROXY protocol.
+type ProxyProtocol int32
+
+const (
+	ProxyProtocol_NO_PROXY_PROTOCOL ProxyProtocol = 0
+	ProxyProtocol_PROXY_V1          ProxyProtocol = 1
+	ProxyProtocol_PROXY_V2          ProxyProtocol = 2
+)
+
+// Enum value maps for ProxyProtocol.
+var (
+	ProxyProtocol_name = map[int32]string{
+		0: "NO_PROXY_PROTOCOL",
+		1: "PROXY_V1",
+		2: "PROXY_V2",
+	}
+	ProxyProtocol_value = map[string]int32{
+		"NO_PROXY_PROTOCOL": 0,
+		"PROXY_V1":          1,
+		"PROXY_V2":          2,
+	}
+)
+
+func (x ProxyProtocol) Enum() *ProxyProtocol {
+	p := new(ProxyProtocol)
+	*p = x
+	return p
+}
+
+func (x ProxyProtocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ProxyProtocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[0].Descriptor()
+}
+
+func (ProxyProtocol) Type() protoreflect.EnumType {
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[0]
+}
+
+func (x ProxyProtocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ProxyProtocol.Descriptor instead.
+func (ProxyProtocol) EnumDescriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{0}
+}
+
 type Action int32
 
 const (
@@ -65,11 +115,11 @@ func (x Action) String() string {
 }
 
 func (Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[0].Descriptor()
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1].Descriptor()
 }
 
 func (Action) Type() protoreflect.EnumType {
-	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[0]
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1]
 }
 
 func (x Action) Number() protoreflect.EnumNumber {
@@ -78,7 +128,7 @@ func (x Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Action.Descriptor instead.
 func (Action) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{1}
 }
 
 type ClientTls_Mode int32
@@ -120,11 +170,11 @@ func (x ClientTls_Mode) String() string {
 }
 
 func (ClientTls_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1].Descriptor()
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2].Descriptor()
 }
 
 func (ClientTls_Mode) Type() protoreflect.EnumType {
-	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[1]
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2]
 }
 
 func (x ClientTls_Mode) Number() protoreflect.EnumNumber {
@@ -175,11 +225,11 @@ func (x Balancer_Kind) String() string {
 }
 
 func (Balancer_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2].Descriptor()
+	return file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[3].Descriptor()
 }
 
 func (Balancer_Kind) Type() protoreflect.EnumType {
-	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[2]
+	return &file_internal_meshapi_waypointapi_waypoint_proto_enumTypes[3]
 }
 
 func (x Balancer_Kind) Number() protoreflect.EnumNumber {
@@ -2484,7 +2534,9 @@ type Traffic struct {
 	// Version of HTTP towards endpoints, whatever the client speaks.
 	UpgradeToHttp2 bool `protobuf:"varint,4,opt,name=upgrade_to_http2,json=upgradeToHttp2,proto3" json:"upgrade_to_http2,omitempty"`
 	// Towards endpoints that have no tunnel. None: in plain.
-	Tls           *ClientTls `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	Tls *ClientTls `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Endpoints that have no tunnel are told the client's address first.
+	ProxyProtocol ProxyProtocol `protobuf:"varint,6,opt,name=proxy_protocol,json=proxyProtocol,proto3,enum=ambit.waypoint.v1.ProxyProtocol" json:"proxy_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2552,6 +2604,13 @@ func (x *Traffic) GetTls() *ClientTls {
 		return x.Tls
 	}
 	return nil
+}
+
+func (x *Traffic) GetProxyProtocol() ProxyProtocol {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return ProxyProtocol_NO_PROXY_PROTOCOL
 }
 
 // ClientTls is how a waypoint speaks TLS to endpoints that have no tunnel. What it
@@ -3049,8 +3108,11 @@ type Outlier struct {
 	BaseEjection       *durationpb.Duration   `protobuf:"bytes,4,opt,name=base_ejection,json=baseEjection,proto3" json:"base_ejection,omitempty"`
 	MaxEjectionPercent uint32                 `protobuf:"varint,5,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
 	MinHealthPercent   uint32                 `protobuf:"varint,6,opt,name=min_health_percent,json=minHealthPercent,proto3" json:"min_health_percent,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of connections that failed and answers that never came, apart from what endpoints
+	// answer; absent: both count together.
+	ConsecutiveLocal *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=consecutive_local,json=consecutiveLocal,proto3" json:"consecutive_local,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Outlier) Reset() {
@@ -3125,6 +3187,13 @@ func (x *Outlier) GetMinHealthPercent() uint32 {
 	return 0
 }
 
+func (x *Outlier) GetConsecutiveLocal() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ConsecutiveLocal
+	}
+	return nil
+}
+
 type Limits struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	Connections           uint32                 `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"`
@@ -3132,10 +3201,13 @@ type Limits struct {
 	Requests              uint32                 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
 	Pending               uint32                 `protobuf:"varint,4,opt,name=pending,proto3" json:"pending,omitempty"`
 	RequestsPerConnection uint32                 `protobuf:"varint,5,opt,name=requests_per_connection,json=requestsPerConnection,proto3" json:"requests_per_connection,omitempty"`
-	Retries               uint32                 `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
-	IdleTimeout           *durationpb.Duration   `protobuf:"bytes,7,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Requests that are being tried again at once.
+	Retries     uint32               `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// How long a connection is used.
+	MaxDuration   *durationpb.Duration `protobuf:"bytes,8,opt,name=max_duration,json=maxDuration,proto3" json:"max_duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -3213,6 +3285,13 @@ func (x *Limits) GetRetries() uint32 {
 func (x *Limits) GetIdleTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDuration
 	}
 	return nil
 }
@@ -4334,13 +4413,14 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\abackoff\x18\b \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12%\n" +
 	"\x0ebudget_percent\x18\t \x01(\rR\rbudgetPercent\x12*\n" +
 	"\x11budget_per_second\x18\n" +
-	" \x01(\rR\x0fbudgetPerSecond\"\x85\x02\n" +
+	" \x01(\rR\x0fbudgetPerSecond\"\xce\x02\n" +
 	"\aTraffic\x127\n" +
 	"\bbalancer\x18\x01 \x01(\v2\x1b.ambit.waypoint.v1.BalancerR\bbalancer\x124\n" +
 	"\aoutlier\x18\x02 \x01(\v2\x1a.ambit.waypoint.v1.OutlierR\aoutlier\x121\n" +
 	"\x06limits\x18\x03 \x01(\v2\x19.ambit.waypoint.v1.LimitsR\x06limits\x12(\n" +
 	"\x10upgrade_to_http2\x18\x04 \x01(\bR\x0eupgradeToHttp2\x12.\n" +
-	"\x03tls\x18\x05 \x01(\v2\x1c.ambit.waypoint.v1.ClientTlsR\x03tls\"\xd7\x02\n" +
+	"\x03tls\x18\x05 \x01(\v2\x1c.ambit.waypoint.v1.ClientTlsR\x03tls\x12G\n" +
+	"\x0eproxy_protocol\x18\x06 \x01(\x0e2 .ambit.waypoint.v1.ProxyProtocolR\rproxyProtocol\"\xd7\x02\n" +
 	"\tClientTls\x125\n" +
 	"\x04mode\x18\x01 \x01(\x0e2!.ambit.waypoint.v1.ClientTls.ModeR\x04mode\x12\x10\n" +
 	"\x03sni\x18\x02 \x01(\tR\x03sni\x12*\n" +
@@ -4403,14 +4483,15 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\x06Cookie\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12+\n" +
-	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\xba\x02\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x85\x03\n" +
 	"\aOutlier\x12'\n" +
 	"\x0fconsecutive_5xx\x18\x01 \x01(\rR\x0econsecutive5xx\x12/\n" +
 	"\x13consecutive_gateway\x18\x02 \x01(\rR\x12consecutiveGateway\x125\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12>\n" +
 	"\rbase_ejection\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fbaseEjection\x120\n" +
 	"\x14max_ejection_percent\x18\x05 \x01(\rR\x12maxEjectionPercent\x12,\n" +
-	"\x12min_health_percent\x18\x06 \x01(\rR\x10minHealthPercent\"\xb4\x02\n" +
+	"\x12min_health_percent\x18\x06 \x01(\rR\x10minHealthPercent\x12I\n" +
+	"\x11consecutive_local\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x10consecutiveLocal\"\xf2\x02\n" +
 	"\x06Limits\x12 \n" +
 	"\vconnections\x18\x01 \x01(\rR\vconnections\x12B\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12\x1a\n" +
@@ -4418,7 +4499,8 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\apending\x18\x04 \x01(\rR\apending\x126\n" +
 	"\x17requests_per_connection\x18\x05 \x01(\rR\x15requestsPerConnection\x12\x18\n" +
 	"\aretries\x18\x06 \x01(\rR\aretries\x12<\n" +
-	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\"\xde\x02\n" +
+	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12<\n" +
+	"\fmax_duration\x18\b \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\"\xde\x02\n" +
 	"\x06Subset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
 	"\x06labels\x18\x02 \x03(\v2%.ambit.waypoint.v1.Subset.LabelsEntryR\x06labels\x124\n" +
@@ -4490,7 +4572,11 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"tellClient\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*4\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*B\n" +
+	"\rProxyProtocol\x12\x15\n" +
+	"\x11NO_PROXY_PROTOCOL\x10\x00\x12\f\n" +
+	"\bPROXY_V1\x10\x01\x12\f\n" +
+	"\bPROXY_V2\x10\x02*4\n" +
 	"\x06Action\x12\t\n" +
 	"\x05ALLOW\x10\x00\x12\b\n" +
 	"\x04DENY\x10\x01\x12\t\n" +
@@ -4510,181 +4596,185 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescData
 }
 
-var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
-	(Action)(0),                    // 0: ambit.waypoint.v1.Action
-	(ClientTls_Mode)(0),            // 1: ambit.waypoint.v1.ClientTls.Mode
-	(Balancer_Kind)(0),             // 2: ambit.waypoint.v1.Balancer.Kind
-	(*Service)(nil),                // 3: ambit.waypoint.v1.Service
-	(*Canary)(nil),                 // 4: ambit.waypoint.v1.Canary
-	(*StreamTable)(nil),            // 5: ambit.waypoint.v1.StreamTable
-	(*StreamRoute)(nil),            // 6: ambit.waypoint.v1.StreamRoute
-	(*ObjectName)(nil),             // 7: ambit.waypoint.v1.ObjectName
-	(*Port)(nil),                   // 8: ambit.waypoint.v1.Port
-	(*RouteTable)(nil),             // 9: ambit.waypoint.v1.RouteTable
-	(*Route)(nil),                  // 10: ambit.waypoint.v1.Route
-	(*Session)(nil),                // 11: ambit.waypoint.v1.Session
-	(*RouteMatch)(nil),             // 12: ambit.waypoint.v1.RouteMatch
-	(*Path)(nil),                   // 13: ambit.waypoint.v1.Path
-	(*StringMatch)(nil),            // 14: ambit.waypoint.v1.StringMatch
-	(*NamedMatch)(nil),             // 15: ambit.waypoint.v1.NamedMatch
-	(*Backend)(nil),                // 16: ambit.waypoint.v1.Backend
-	(*Filter)(nil),                 // 17: ambit.waypoint.v1.Filter
-	(*HeaderChange)(nil),           // 18: ambit.waypoint.v1.HeaderChange
-	(*Header)(nil),                 // 19: ambit.waypoint.v1.Header
-	(*PathChange)(nil),             // 20: ambit.waypoint.v1.PathChange
-	(*RegexChange)(nil),            // 21: ambit.waypoint.v1.RegexChange
-	(*Redirect)(nil),               // 22: ambit.waypoint.v1.Redirect
-	(*Rewrite)(nil),                // 23: ambit.waypoint.v1.Rewrite
-	(*Mirror)(nil),                 // 24: ambit.waypoint.v1.Mirror
-	(*Cors)(nil),                   // 25: ambit.waypoint.v1.Cors
-	(*Fault)(nil),                  // 26: ambit.waypoint.v1.Fault
-	(*DirectAnswer)(nil),           // 27: ambit.waypoint.v1.DirectAnswer
-	(*RateLimit)(nil),              // 28: ambit.waypoint.v1.RateLimit
-	(*Retry)(nil),                  // 29: ambit.waypoint.v1.Retry
-	(*Traffic)(nil),                // 30: ambit.waypoint.v1.Traffic
-	(*ClientTls)(nil),              // 31: ambit.waypoint.v1.ClientTls
-	(*RetryBudget)(nil),            // 32: ambit.waypoint.v1.RetryBudget
-	(*Balancer)(nil),               // 33: ambit.waypoint.v1.Balancer
-	(*Locality)(nil),               // 34: ambit.waypoint.v1.Locality
-	(*HashKey)(nil),                // 35: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 36: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 37: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 38: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 39: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 40: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 41: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 42: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 43: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 44: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 45: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 46: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 47: ambit.waypoint.v1.Endpoint
-	(*Locality_Label)(nil),         // 48: ambit.waypoint.v1.Locality.Label
-	(*Locality_Failover)(nil),      // 49: ambit.waypoint.v1.Locality.Failover
-	(*Locality_Distribution)(nil),  // 50: ambit.waypoint.v1.Locality.Distribution
-	(*Locality_Share)(nil),         // 51: ambit.waypoint.v1.Locality.Share
-	nil,                            // 52: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 53: ambit.waypoint.v1.Subset.PortsEntry
-	nil,                            // 54: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 55: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 57: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 58: istio.security.Scope
-	(*securityapi.Match)(nil),      // 59: istio.security.Match
-	(*securityapi.Address)(nil),    // 60: istio.security.Address
+	(ProxyProtocol)(0),             // 0: ambit.waypoint.v1.ProxyProtocol
+	(Action)(0),                    // 1: ambit.waypoint.v1.Action
+	(ClientTls_Mode)(0),            // 2: ambit.waypoint.v1.ClientTls.Mode
+	(Balancer_Kind)(0),             // 3: ambit.waypoint.v1.Balancer.Kind
+	(*Service)(nil),                // 4: ambit.waypoint.v1.Service
+	(*Canary)(nil),                 // 5: ambit.waypoint.v1.Canary
+	(*StreamTable)(nil),            // 6: ambit.waypoint.v1.StreamTable
+	(*StreamRoute)(nil),            // 7: ambit.waypoint.v1.StreamRoute
+	(*ObjectName)(nil),             // 8: ambit.waypoint.v1.ObjectName
+	(*Port)(nil),                   // 9: ambit.waypoint.v1.Port
+	(*RouteTable)(nil),             // 10: ambit.waypoint.v1.RouteTable
+	(*Route)(nil),                  // 11: ambit.waypoint.v1.Route
+	(*Session)(nil),                // 12: ambit.waypoint.v1.Session
+	(*RouteMatch)(nil),             // 13: ambit.waypoint.v1.RouteMatch
+	(*Path)(nil),                   // 14: ambit.waypoint.v1.Path
+	(*StringMatch)(nil),            // 15: ambit.waypoint.v1.StringMatch
+	(*NamedMatch)(nil),             // 16: ambit.waypoint.v1.NamedMatch
+	(*Backend)(nil),                // 17: ambit.waypoint.v1.Backend
+	(*Filter)(nil),                 // 18: ambit.waypoint.v1.Filter
+	(*HeaderChange)(nil),           // 19: ambit.waypoint.v1.HeaderChange
+	(*Header)(nil),                 // 20: ambit.waypoint.v1.Header
+	(*PathChange)(nil),             // 21: ambit.waypoint.v1.PathChange
+	(*RegexChange)(nil),            // 22: ambit.waypoint.v1.RegexChange
+	(*Redirect)(nil),               // 23: ambit.waypoint.v1.Redirect
+	(*Rewrite)(nil),                // 24: ambit.waypoint.v1.Rewrite
+	(*Mirror)(nil),                 // 25: ambit.waypoint.v1.Mirror
+	(*Cors)(nil),                   // 26: ambit.waypoint.v1.Cors
+	(*Fault)(nil),                  // 27: ambit.waypoint.v1.Fault
+	(*DirectAnswer)(nil),           // 28: ambit.waypoint.v1.DirectAnswer
+	(*RateLimit)(nil),              // 29: ambit.waypoint.v1.RateLimit
+	(*Retry)(nil),                  // 30: ambit.waypoint.v1.Retry
+	(*Traffic)(nil),                // 31: ambit.waypoint.v1.Traffic
+	(*ClientTls)(nil),              // 32: ambit.waypoint.v1.ClientTls
+	(*RetryBudget)(nil),            // 33: ambit.waypoint.v1.RetryBudget
+	(*Balancer)(nil),               // 34: ambit.waypoint.v1.Balancer
+	(*Locality)(nil),               // 35: ambit.waypoint.v1.Locality
+	(*HashKey)(nil),                // 36: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 37: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 38: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 39: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 40: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 41: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 42: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 43: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 44: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 45: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 46: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 47: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 48: ambit.waypoint.v1.Endpoint
+	(*Locality_Label)(nil),         // 49: ambit.waypoint.v1.Locality.Label
+	(*Locality_Failover)(nil),      // 50: ambit.waypoint.v1.Locality.Failover
+	(*Locality_Distribution)(nil),  // 51: ambit.waypoint.v1.Locality.Distribution
+	(*Locality_Share)(nil),         // 52: ambit.waypoint.v1.Locality.Share
+	nil,                            // 53: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 54: ambit.waypoint.v1.Subset.PortsEntry
+	nil,                            // 55: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 56: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 57: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 58: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 59: istio.security.Scope
+	(*securityapi.Match)(nil),      // 60: istio.security.Match
+	(*securityapi.Address)(nil),    // 61: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
-	7,   // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	8,   // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
-	9,   // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	30,  // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	39,  // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
-	5,   // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
-	4,   // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
-	32,  // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
-	11,  // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
-	7,   // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
-	6,   // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	16,  // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	55,  // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	30,  // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
-	10,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
-	12,  // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	17,  // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	16,  // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	56,  // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	56,  // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	29,  // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
-	11,  // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	56,  // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	13,  // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	14,  // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	15,  // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	14,  // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	17,  // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	18,  // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	18,  // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	22,  // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	23,  // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	24,  // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	25,  // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	26,  // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	27,  // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	28,  // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	19,  // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	19,  // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	21,  // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	20,  // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	20,  // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	16,  // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	14,  // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	56,  // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	56,  // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	57,  // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	56,  // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	56,  // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	33,  // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	37,  // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	38,  // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	31,  // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
-	1,   // 56: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
-	56,  // 57: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
-	56,  // 58: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
-	2,   // 59: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	35,  // 60: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	34,  // 61: ambit.waypoint.v1.Balancer.locality:type_name -> ambit.waypoint.v1.Locality
-	48,  // 62: ambit.waypoint.v1.Locality.priority:type_name -> ambit.waypoint.v1.Locality.Label
-	49,  // 63: ambit.waypoint.v1.Locality.failover:type_name -> ambit.waypoint.v1.Locality.Failover
-	50,  // 64: ambit.waypoint.v1.Locality.distribute:type_name -> ambit.waypoint.v1.Locality.Distribution
-	36,  // 65: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	56,  // 66: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	56,  // 67: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	56,  // 68: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	56,  // 69: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	56,  // 70: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	52,  // 71: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	30,  // 72: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	53,  // 73: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
-	58,  // 74: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	0,   // 75: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	41,  // 76: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	42,  // 77: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	43,  // 78: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	59,  // 79: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	44,  // 80: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	14,  // 81: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 82: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	45,  // 83: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	45,  // 84: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	14,  // 85: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 86: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 87: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 88: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	60,  // 89: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	60,  // 90: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	14,  // 91: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 92: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 93: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 94: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 95: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 96: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 97: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 98: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	14,  // 99: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	46,  // 100: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	54,  // 101: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	51,  // 102: ambit.waypoint.v1.Locality.Distribution.to:type_name -> ambit.waypoint.v1.Locality.Share
-	30,  // 103: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
-	104, // [104:104] is the sub-list for method output_type
-	104, // [104:104] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	8,   // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	9,   // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
+	10,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
+	31,  // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	40,  // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	6,   // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
+	5,   // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
+	33,  // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	12,  // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
+	8,   // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
+	7,   // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
+	17,  // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	56,  // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	31,  // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	11,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
+	13,  // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
+	18,  // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	17,  // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	57,  // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	57,  // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	30,  // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	12,  // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
+	57,  // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	14,  // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	15,  // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	16,  // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	15,  // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	18,  // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	19,  // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	19,  // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	23,  // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	24,  // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	25,  // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	26,  // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	27,  // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	28,  // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	29,  // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	20,  // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	20,  // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	22,  // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	21,  // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	21,  // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	17,  // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	15,  // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	57,  // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	57,  // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	58,  // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	57,  // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	57,  // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	34,  // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	38,  // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	39,  // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	32,  // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
+	0,   // 56: ambit.waypoint.v1.Traffic.proxy_protocol:type_name -> ambit.waypoint.v1.ProxyProtocol
+	2,   // 57: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
+	57,  // 58: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	57,  // 59: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	3,   // 60: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	36,  // 61: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	35,  // 62: ambit.waypoint.v1.Balancer.locality:type_name -> ambit.waypoint.v1.Locality
+	49,  // 63: ambit.waypoint.v1.Locality.priority:type_name -> ambit.waypoint.v1.Locality.Label
+	50,  // 64: ambit.waypoint.v1.Locality.failover:type_name -> ambit.waypoint.v1.Locality.Failover
+	51,  // 65: ambit.waypoint.v1.Locality.distribute:type_name -> ambit.waypoint.v1.Locality.Distribution
+	37,  // 66: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	57,  // 67: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	57,  // 68: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	57,  // 69: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	58,  // 70: ambit.waypoint.v1.Outlier.consecutive_local:type_name -> google.protobuf.UInt32Value
+	57,  // 71: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	57,  // 72: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	57,  // 73: ambit.waypoint.v1.Limits.max_duration:type_name -> google.protobuf.Duration
+	53,  // 74: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	31,  // 75: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	54,  // 76: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
+	59,  // 77: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	1,   // 78: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	42,  // 79: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	43,  // 80: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	44,  // 81: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	60,  // 82: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	45,  // 83: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	15,  // 84: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 85: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	46,  // 86: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	46,  // 87: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	15,  // 88: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 89: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 90: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 91: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	61,  // 92: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	61,  // 93: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	15,  // 94: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 95: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 96: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 97: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 98: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 99: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 100: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 101: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	15,  // 102: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	47,  // 103: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	55,  // 104: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	52,  // 105: ambit.waypoint.v1.Locality.Distribution.to:type_name -> ambit.waypoint.v1.Locality.Share
+	31,  // 106: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
+	107, // [107:107] is the sub-list for method output_type
+	107, // [107:107] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -4736,7 +4826,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,

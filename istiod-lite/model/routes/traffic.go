@@ -8,8 +8,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
@@ -86,6 +88,7 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 	}
 	out := &waypointapi.Traffic{
 		Balancer: base.GetBalancer(), Outlier: base.GetOutlier(), Limits: base.GetLimits(), UpgradeToHttp2: base.GetUpgradeToHttp2(), Tls: base.GetTls(),
+		ProxyProtocol: base.GetProxyProtocol(),
 	}
 	if p.GetLoadBalancer() != nil {
 		out.Balancer = t.balancer(path+".loadBalancer", p.GetLoadBalancer())
@@ -98,24 +101,28 @@ func (t *trafficConverter) policy(path string, p *api.TrafficPolicy, base *waypo
 			Connections: atLeastZero(c.GetTcp().GetMaxConnections()), ConnectTimeout: c.GetTcp().GetConnectTimeout(),
 			Requests: atLeastZero(c.GetHttp().GetHttp2MaxRequests()), Pending: atLeastZero(c.GetHttp().GetHttp1MaxPendingRequests()),
 			RequestsPerConnection: atLeastZero(c.GetHttp().GetMaxRequestsPerConnection()), IdleTimeout: c.GetHttp().GetIdleTimeout(),
+			Retries: atLeastZero(c.GetHttp().GetMaxRetries()), MaxDuration: c.GetTcp().GetMaxConnectionDuration(),
 		}
-		if out.Limits.Connections > 0 || out.Limits.Requests > 0 || out.Limits.Pending > 0 {
+		if out.Limits.Connections > 0 || out.Limits.Requests > 0 || out.Limits.Pending > 0 || out.Limits.Retries > 0 {
 			t.note(path+".connectionPool", "limits are those of each instance of a waypoint")
 		}
 		out.UpgradeToHttp2 = c.GetHttp().GetH2UpgradePolicy() == api.ConnectionPoolSettings_HTTPSettings_UPGRADE
-		if c.GetHttp().GetMaxRetries() > 0 {
-			t.problem(path+".connectionPool.http.maxRetries", "is not supported: retries have a budget of 20 %% of the requests")
-		}
-		if c.GetTcp().GetMaxConnectionDuration() != nil {
-			t.problem(path+".connectionPool.tcp.maxConnectionDuration", "is not supported")
+		if d := c.GetTcp().GetMaxConnectionDuration(); d != nil && d.AsDuration() < time.Millisecond {
+			t.problem(path+".connectionPool.tcp.maxConnectionDuration", "want at least 1ms: it is not followed")
+			out.Limits.MaxDuration = nil
 		}
 	}
 	if p.GetTls() != nil {
 		out.Tls = t.tls(path+".tls", p.GetTls())
 	}
-	for name, set := range map[string]bool{"tunnel": p.GetTunnel() != nil, "proxyProtocol": p.GetProxyProtocol() != nil} {
-		if set {
-			t.problem(path+"."+name, "is not supported")
+	if p.GetTunnel() != nil {
+		t.problem(path+".tunnel", "is not supported")
+	}
+	if v := p.GetProxyProtocol(); v != nil {
+		t.note(path+".proxyProtocol", "is for endpoints that have no tunnel: those in the mesh see the address of the client by theirs")
+		out.ProxyProtocol = waypointapi.ProxyProtocol_PROXY_V1
+		if v.GetVersion() == api.TrafficPolicy_ProxyProtocol_V2 {
+			out.ProxyProtocol = waypointapi.ProxyProtocol_PROXY_V2
 		}
 	}
 	if l := out.Balancer.GetLocality(); l != nil && len(l.Distribute) == 0 && out.Outlier == nil {
@@ -182,8 +189,17 @@ func (t *trafficConverter) outlier(path string, o *api.OutlierDetection) *waypoi
 		out.Consecutive_5Xx = uint32(n)
 		t.note(path+".consecutiveErrors", "is the old name of consecutive5xxErrors, as which it is taken")
 	}
-	if len(o.GetOutlierDetectionHttpErrorCodes()) > 0 || o.GetConsecutiveLocalOriginFailures() != nil {
-		t.problem(path, "own lists of codes and local-origin failures are not supported: 5xx and failed connections count")
+	switch {
+	case o.GetSplitExternalLocalOriginErrors():
+		out.ConsecutiveLocal = wrapperspb.UInt32(5)
+		if n := o.GetConsecutiveLocalOriginFailures(); n != nil {
+			out.ConsecutiveLocal = n
+		}
+	case o.GetConsecutiveLocalOriginFailures() != nil:
+		t.note(path+".consecutiveLocalOriginFailures", "takes effect only with splitExternalLocalOriginErrors")
+	}
+	if len(o.GetOutlierDetectionHttpErrorCodes()) > 0 {
+		t.problem(path+".outlierDetectionHttpErrorCodes", "is not supported: answers of 5xx count")
 	}
 	return out
 }

@@ -33,7 +33,8 @@ type attacker struct {
 	ended  chan struct{}      // closed when the server has closed
 	goAway chan http2.ErrCode // the codes of its GOAWAYs
 	resets atomic.Int32
-	answer chan string // :status of each answer
+	credit atomic.Int64 // of the connection, in bytes
+	answer chan string  // :status of each answer
 }
 
 // newAttacker connects from 127.0.0.2 and does both handshakes.
@@ -126,6 +127,10 @@ func (a *attacker) read() {
 			}
 		case *http2.RSTStreamFrame:
 			a.resets.Add(1)
+		case *http2.WindowUpdateFrame:
+			if f.StreamID == 0 {
+				a.credit.Add(int64(f.Increment))
+			}
 		case *http2.MetaHeadersFrame:
 			select {
 			case a.answer <- f.PseudoValue("status"):

@@ -308,7 +308,7 @@ func (c *conn) admitData(id uint32, size int, end bool) (*Stream, error) {
 		return nil, err
 	}
 	if s == nil {
-		c.creditConn(size)
+		c.in.changed = c.creditConn(size) || c.in.changed
 		c.mu.Unlock()
 		if !c.in.abuse.stray.take(strayRate, size+frameHead, c.in.now()) {
 			return nil, calm(LimitStray, "DATA on closed streams")
@@ -319,7 +319,7 @@ func (c *conn) admitData(id uint32, size int, end bool) (*Stream, error) {
 	early, ended, over := !s.answered, r.ended, size > r.window
 	switch {
 	case early || ended:
-		c.creditConn(size)
+		c.in.changed = c.creditConn(size) || c.in.changed
 	case !over:
 		r.window -= size
 		r.ended = end

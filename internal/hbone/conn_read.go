@@ -371,8 +371,8 @@ func (c *conn) beginData(h frameHeader, payload []byte) error {
 		c.in.skip = h.length - extra
 		return nil
 	}
-	if pad+extra > 0 {
-		c.credit(s, pad+extra)
+	if pad+extra > 0 && c.credit(s, pad+extra) {
+		c.in.changed = true
 	}
 	c.in.data = dataFrame{stream: s, left: left, pad: pad, end: end, open: true}
 	return nil

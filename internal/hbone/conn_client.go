@@ -125,9 +125,12 @@ func (c *conn) onAnswer(id uint32, f fields, end bool) error {
 	}
 	status, err := f.statusCode()
 	c.mu.Lock()
-	again := s.answered
+	again, ended := s.answered, s.recving.ended
 	c.mu.Unlock()
 	switch {
+	case ended:
+		s.abort(http2.ErrCodeStreamClosed, &ResetError{Code: http2.ErrCodeStreamClosed, Local: true})
+		return nil
 	case again && end: // trailers: nothing of it is of use here
 		s.receiveEnd()
 		return nil
@@ -140,14 +143,25 @@ func (c *conn) onAnswer(id uint32, f fields, end bool) error {
 		s.abort(http2.ErrCodeCancel, &RefusedError{Status: status, Header: f.header})
 		return nil
 	}
-	c.mu.Lock()
-	s.answered, s.header = true, f.header
-	c.mu.Unlock()
-	s.opened <- nil
-	if end {
+	if s.takeAnswer(f.header) && end {
 		s.receiveEnd()
 	}
 	return nil
+}
+
+// takeAnswer tells who waits that the peer has accepted. It reports false when nobody
+// waits any more: the stream was ended meanwhile, and why is in opened, which has room
+// for one word.
+func (s *Stream) takeAnswer(h Header) bool {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.over {
+		return false
+	}
+	s.answered, s.header = true, h
+	s.opened <- nil
+	return true
 }
 
 // shrink notes that the peer refused a stream although it allowed more.

@@ -71,9 +71,15 @@ func (c *conn) onRequest(id uint32, f fields, end bool) error {
 
 // onTrailers takes a second header of a stream; nil is one that is over.
 func (c *conn) onTrailers(s *Stream, end bool) error {
-	switch {
-	case s == nil:
+	if s == nil {
 		return c.countControl()
+	}
+	c.mu.Lock()
+	ended := s.recving.ended
+	c.mu.Unlock()
+	switch {
+	case ended:
+		s.abort(http2.ErrCodeStreamClosed, &ResetError{Code: http2.ErrCodeStreamClosed, Local: true})
 	case end:
 		s.receiveEnd()
 	default:

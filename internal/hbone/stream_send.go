@@ -157,7 +157,11 @@ func (s *Stream) commit(b *buffer, n, granted int, end bool) error {
 	w.reserved -= granted
 	s.sending.window += granted - n
 	w.window += granted - n
-	if err := s.sending.err; err != nil {
+	err := s.sending.err
+	if err == nil && s.sending.ended {
+		err = net.ErrClosed // nothing may follow the end
+	}
+	if err != nil {
 		w.window += n
 		c.wakeSenders(1)
 		c.mu.Unlock()

@@ -438,7 +438,7 @@ func (c *conn) written(n int, slow bool) {
 func (c *conn) writeFailed(err error) {
 	c.fail(err)
 	c.mu.Lock()
-	c.send.stop(err)
+	c.send.stop(c.err) // which says more where it is why the socket was closed
 	c.release()
 	c.mu.Unlock()
 }

@@ -232,6 +232,7 @@ func (p *pipe) sendFailed(err error) error {
 	if soft {
 		return errEnded
 	}
+	p.s.abort(http2.ErrCodeCancel, err) // the reader, which would do so too, may not know yet
 	return err
 }
 

@@ -186,6 +186,41 @@ func TestPipeContextCutsBoth(t *testing.T) {
 	}
 }
 
+// A tunnel that can be written no more is lost, and the application is reset, although
+// the reader, which tells all others, does not know of it yet.
+func TestPipeResetsWhenTheTunnelCannotBeWritten(t *testing.T) {
+	n := newNode(t, nodeConfig{server: ServerConfig{Handle: proxyTo}})
+	app := appListener(t, func(c *net.TCPConn) {
+		c.Write([]byte("x"))
+		io.Copy(io.Discard, c)
+	})
+	s := n.open(app)
+	piped := make(chan error, 1)
+	addr := appListener(t, func(c *net.TCPConn) {
+		var sent, received atomic.Uint64
+		piped <- s.Pipe(t.Context(), c, &sent, &received)
+	})
+	c := dialTCP(t, addr)
+	io.ReadFull(c, make([]byte, 1))
+	s.c.mu.Lock()
+	s.c.send.stop(io.ErrShortWrite)
+	s.c.mu.Unlock()
+	c.CloseWrite()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client read %v, want a reset", err)
+	}
+	if err := <-piped; !errors.Is(err, ErrConnLost) {
+		t.Errorf("Pipe = %v, want %v", err, ErrConnLost)
+	}
+	s.c.fail(io.ErrShortWrite)
+	<-s.c.done
+	n.pool.group.mu.Lock()
+	defer n.pool.group.mu.Unlock()
+	if len(n.pool.group.tails) != 0 {
+		t.Error("the stream is remembered for ever")
+	}
+}
+
 // RST_STREAM with CANCEL is a reset before the peer's END_STREAM. After it, the
 // peer only wants no more: what it sent arrives, and then its end.
 func TestPipeCancelByThePeer(t *testing.T) {

@@ -79,6 +79,7 @@ type conn struct {
 type lifeState struct {
 	goAway     *GoAwayError // the peer's
 	leaving    bool         // the last GOAWAY is out and the connection about to end
+	why        error        // it leaves; nil while it does not
 	failed     bool         // conn.failed is closed
 	retired    bool         // no new streams
 	draining   bool         // server: GOAWAY is out
@@ -168,10 +169,15 @@ func (c *conn) fail(err error) {
 
 // end tears the connection down after the reader has stopped for err.
 func (c *conn) end(err error) {
+	var ce *ConnError
 	c.mu.Lock()
-	if ga := c.life.goAway; c.err == nil && ga != nil && ga.Code != http2.ErrCodeNo {
+	switch ga := c.life.goAway; {
+	case c.err != nil:
+	case ga != nil && ga.Code != http2.ErrCodeNo:
 		c.err = ga // says more than the end of the connection
-	} else if c.err == nil {
+	case c.life.why != nil && !errors.As(err, &ce):
+		c.err = c.life.why // the peer has ended it because we leave
+	default:
 		c.err = err
 	}
 	err = c.err
@@ -179,7 +185,6 @@ func (c *conn) end(err error) {
 	c.mu.Unlock()
 	c.in.drop()
 
-	var ce *ConnError
 	if errors.As(err, &ce) {
 		c.cfg.trace.limitHit(ce.Limit)
 	}
@@ -287,23 +292,49 @@ func (c *conn) sayWhy(ce *ConnError) {
 	}
 }
 
-// leave says GOAWAY without a fault of the peer and ends the connection.
+// leave says GOAWAY without a fault of the peer, and ends the connection once the peer
+// has taken what was sent before.
 func (c *conn) leave(why error) {
 	c.mu.Lock()
 	if c.err != nil || c.life.leaving {
 		c.mu.Unlock()
 		return
 	}
-	c.life.retired, c.life.leaving = true, true
+	c.life.retired, c.life.leaving, c.life.why = true, true, why
 	c.enqueueGoAway(c.life.lastPeer, http2.ErrCodeNo, "")
 	c.mu.Unlock()
 	c.cfg.group.run(func() {
-		c.rec.Conn.SetWriteDeadline(time.Now().Add(lingerTime))
 		c.push()
 		c.seize()
 		c.closeWrite()
+		c.awaitTaken()
 		c.fail(why)
 	})
+}
+
+// awaitTaken waits until the peer has ended the connection, or its kernel has all that
+// we sent. A socket that is closed before resets the connection at the next word of the
+// peer, a WINDOW_UPDATE most likely, and what it had still to send is lost. A peer that
+// takes nothing for StallTime gets no more.
+func (c *conn) awaitTaken() {
+	ticker := time.NewTicker(lingerTime)
+	defer ticker.Stop()
+	for left, since := c.rec.unacked(), time.Now(); ; {
+		select {
+		case <-c.done:
+			return
+		case <-c.failed:
+			return
+		case now := <-ticker.C:
+			was := left
+			if left = c.rec.unacked(); left < was {
+				since = now
+			}
+			if left == 0 || now.Sub(since) >= c.cfg.StallTime {
+				return
+			}
+		}
+	}
 }
 
 // drain (server) tells the peer to open no more streams: first without a

@@ -25,7 +25,7 @@ func (c *conn) onRequest(id uint32, f fields, end bool) error {
 	l.lastPeer = id
 	c.in.changed = true
 	switch {
-	case id > l.acceptUpTo:
+	case id > l.acceptUpTo || l.leaving:
 		defer c.mu.Unlock()
 		c.enqueueReset(id, http2.ErrCodeRefusedStream)
 		return c.enqueueAnswer(4)

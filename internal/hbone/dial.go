@@ -28,7 +28,7 @@ func (p *Pool) dial(ctx context.Context, t Target) (*conn, error) {
 		raw.Close()
 		return nil, &DialError{StageTLS, err}
 	}
-	if !p.group.run(func() { c.run(ctx) }) {
+	if !p.begin(ctx, c) {
 		c.discard()
 		return nil, ErrDraining
 	}
@@ -45,6 +45,17 @@ func (p *Pool) dial(ctx context.Context, t Target) (*conn, error) {
 	case <-c.done:
 	}
 	return nil, &DialError{StageH2, c.err}
+}
+
+// begin serves c, so that Close finds it. It reports false when the pool is closed.
+func (p *Pool) begin(ctx context.Context, c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || !p.group.run(func() { c.run(ctx) }) {
+		return false
+	}
+	p.alive[c] = struct{}{}
+	return true
 }
 
 // handshake does the client's part of TLS.

@@ -18,10 +18,10 @@ func (c *conn) tick() {
 	}
 	l := &c.life
 	stalled := c.rec.stalled.Load()
-	lost := !l.pingSent.IsZero() && now.Sub(l.pingSent) >= c.cfg.PingTimeout
+	lost := !l.leaving && !l.pingSent.IsZero() && now.Sub(l.pingSent) >= c.cfg.PingTimeout
 	idle := !c.cfg.server && len(c.streams) == 0 && l.slots == 0 && l.holds == 0 &&
 		c.cfg.idleTimeout > 0 && now.Sub(l.idleSince) >= c.cfg.idleTimeout
-	if l.pingSent.IsZero() {
+	if l.pingSent.IsZero() && !l.leaving { // nothing can be said behind the last GOAWAY
 		c.enqueuePing()
 	}
 	l.timer.Reset(c.cfg.PingInterval)

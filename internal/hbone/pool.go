@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -72,7 +73,8 @@ type Pool struct {
 	mu     sync.Mutex
 	closed bool
 	peers  map[Key]*peer
-	conns  map[*conn]Key // all that are not gone
+	conns  map[*conn]Key      // all that were made for streams and are not gone
+	alive  map[*conn]struct{} // all that are not gone
 }
 
 // peer is what a pool has for one key. Guarded by Pool.mu.
@@ -96,7 +98,7 @@ type dialing struct {
 func NewPool(cfg PoolConfig, trace *Trace) *Pool {
 	return &Pool{
 		cfg: cfg.withDefaults(), trace: trace,
-		peers: make(map[Key]*peer), conns: make(map[*conn]Key),
+		peers: make(map[Key]*peer), conns: make(map[*conn]Key), alive: make(map[*conn]struct{}),
 	}
 }
 
@@ -272,6 +274,7 @@ func (p *Pool) dialed(key Key, d *dialing, c *conn, err error) {
 func (p *Pool) connGone(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.alive, c)
 	key, ok := p.conns[c]
 	if !ok {
 		return
@@ -328,10 +331,7 @@ func (p *Pool) Close() {
 			pr.proof(ErrDraining)
 		}
 	}
-	all := make([]*conn, 0, len(p.conns))
-	for c := range p.conns {
-		all = append(all, c)
-	}
+	all := slices.Collect(maps.Keys(p.alive))
 	p.mu.Unlock()
 	for _, c := range all {
 		c.fail(ErrDraining)

@@ -46,6 +46,9 @@ func (p *Pool) proveLocked(ctx context.Context, t Target, pr *peer) {
 			c.leave(ErrDraining)
 		}
 		p.provenBy(t.Key, old, err)
+		if c != nil {
+			<-c.done // or the end of ctx would cut its last words off
+		}
 	})
 	if !started {
 		pr.proof = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -131,4 +132,24 @@ func TestPoolCloseWhileProving(t *testing.T) {
 			t.Errorf("Close took %v", took)
 		}
 	})
+}
+
+// The peer of a proof is told that it is not needed: it must not take what was a
+// proof for a connection that broke.
+func TestPoolProofSaysGoodbye(t *testing.T) {
+	n := newNode(t, nodeConfig{pool: PoolConfig{ProveAfter: time.Nanosecond}})
+	why, failed := make(chan error, 1), make(chan error, 1)
+	n.server.trace.ConnClosed = func(_ ConnInfo, err error) { why <- err }
+	n.server.trace.HandshakeFailed = func(_ netip.AddrPort, err error) { failed <- err }
+	n.open("10.0.0.2:80")
+	n.open("10.0.0.2:80")
+	select {
+	case err := <-why:
+		if _, ok := errors.AsType[*GoAwayError](err); !ok {
+			t.Errorf("the proof ended with %v, want GOAWAY", err)
+		}
+	case err := <-failed:
+		t.Errorf("the proof was no connection: %v", err)
+	}
+	n.server.trace.ConnClosed, n.server.trace.HandshakeFailed = nil, nil
 }

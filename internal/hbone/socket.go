@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // tlsHead is the size of the header of a TLS record, in bytes.
@@ -410,6 +411,20 @@ func (r *recordConn) closeWrite() {
 	if hc, ok := r.Conn.(interface{ CloseWrite() error }); ok {
 		hc.CloseWrite()
 	}
+}
+
+// unacked is how many bytes the peer's kernel has yet to confirm; 0 when that is not
+// known. Source: tcp(7), SIOCOUTQ.
+func (r *recordConn) unacked() int {
+	if r.raw == nil {
+		return 0
+	}
+	var n int32
+	// It fails on a socket that is closed only.
+	_ = r.raw.Control(func(fd uintptr) {
+		_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	})
+	return int(n)
 }
 
 // readFD reads once; n is 0 with a nil error at the end.

@@ -60,6 +60,21 @@ func (c *conn) usable() bool {
 	return c.err == nil && !c.life.retired && c.life.goAway == nil && c.send.peerStreams > 0
 }
 
+// whyUnusable is why a connection is not usable.
+func (c *conn) whyUnusable() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.life.goAway != nil:
+		return c.life.goAway
+	case c.err != nil:
+		return &lostError{c.err}
+	case c.life.retired:
+		return ErrConnLost
+	}
+	return errNoStreams
+}
+
 // giveUp gives a slot back.
 func (c *conn) giveUp() {
 	c.mu.Lock()

@@ -92,6 +92,7 @@ type dialing struct {
 	stale  bool          // the certificate has changed meanwhile
 	done   chan struct{} // closed at the end
 	err    error         // set before
+	dud    error         // set before: why the connection takes no streams; nil: it does
 }
 
 // NewPool returns an empty pool.
@@ -174,7 +175,7 @@ func (p *Pool) Ensure(ctx context.Context, t Target) (alive <-chan struct{}, err
 // is set, otherwise any.
 func (p *Pool) checkout(ctx context.Context, t Target, slot bool) (*conn, error) {
 	extra := slot // more connections for bulk are welcome
-	for {
+	for duds := 0; ; {
 		p.mu.Lock()
 		if p.closed {
 			p.mu.Unlock()
@@ -205,6 +206,12 @@ func (p *Pool) checkout(ctx context.Context, t Target, slot bool) (*conn, error)
 				return nil, d.err
 			}
 			extra = false // then with what there is
+		}
+		if d.dud == nil {
+			continue
+		}
+		if duds++; duds == openTries { // one that drains may hand over to another
+			return nil, &DialError{StageH2, d.dud}
 		}
 	}
 }
@@ -258,9 +265,13 @@ func (p *Pool) dialed(key Key, d *dialing, c *conn, err error) {
 		d.err = ErrDraining
 	}
 	unwanted := c != nil && (d.stale || p.closed)
-	if c != nil && !unwanted && c.usable() { // otherwise connGone may have been here
+	switch {
+	case c == nil || unwanted:
+	case c.usable(): // otherwise connGone may have been here
 		pr.conns, pr.proved = append(pr.conns, c), time.Now()
 		p.conns[c] = key
+	default:
+		d.dud = c.whyUnusable()
 	}
 	p.forget(key)
 	p.mu.Unlock()

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -468,6 +469,54 @@ func TestPoolPeerAllowsNoStreams(t *testing.T) {
 			t.Errorf("Open = %v, want %v", err, errNoStreams)
 		}
 	})
+}
+
+// A peer whose connections take no streams at once, one after another, is given up, and
+// none of them keeps the pool from closing.
+func TestPoolPeerThatChangesItsMind(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		then func(fr *http2.Framer)
+	}{
+		{"GOAWAY", func(fr *http2.Framer) { fr.WriteGoAway(0, http2.ErrCodeNo, nil) }},
+		{"no streams any more", func(fr *http2.Framer) {
+			fr.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, nodeConfig{}, func(n *memNode) {
+				target := n.target(Key{Source: "fickle"})
+				conf, _ := n.certs.server(n.t.Context())
+				dials := 0
+				target.Dial = func(context.Context) (net.Conn, error) {
+					if dials++; dials > 20 {
+						return nil, errors.New("dialed for ever")
+					}
+					here, there := memnet.Pipe(netip.MustParseAddrPort("10.0.0.1:1"), memAddr)
+					go func() {
+						tc := tls.Server(there, conf)
+						var hello bytes.Buffer
+						fr := http2.NewFramer(&hello, nil)
+						fr.WriteSettings()
+						tt.then(fr)
+						tc.Write(hello.Bytes())
+						io.Copy(io.Discard, tc)
+						there.Close()
+					}()
+					return here, nil
+				}
+				start := time.Now()
+				_, err := n.pool.Open(n.t.Context(), target, request(n.t, "10.0.0.2:80"))
+				if dial, ok := errors.AsType[*DialError](err); !ok || dial.Stage != StageH2 || dials > 2*openTries {
+					t.Errorf("Open = %v after %d dials, want an error of stage %s after %d", err, dials, StageH2, openTries)
+				}
+				n.pool.Close()
+				if d := time.Since(start); d > 5*time.Second {
+					t.Errorf("opening and closing took %v", d)
+				}
+			})
+		})
+	}
 }
 
 // A server that drains says GOAWAY twice and closes after the last stream, also

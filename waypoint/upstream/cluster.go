@@ -17,6 +17,11 @@ import (
 // nothing. Source: what the ecosystem does.
 const defaultPending = 1024
 
+// maxTold is how many connections to an endpoint are kept that are of one client each,
+// because the endpoint was told of it: our choice. Clients that call once would leave
+// as many as they like.
+const maxTold = 128
+
 // cluster is the endpoints of one key, with what limits them together.
 type cluster struct {
 	u   *Upstreams
@@ -181,7 +186,7 @@ func (c *cluster) spareLocked() (end func()) {
 	}
 	for _, h := range c.hosts {
 		for _, k := range h.two {
-			if _, idle := k.conn.IdleSince(); idle && !k.leaving {
+			if k.unused() {
 				k.leaving = true
 				return k.conn.Drain
 			}
@@ -249,7 +254,15 @@ func (c *cluster) keep(k *conn1) {
 	k.since = time.Now()
 	k.h.idle = append(k.h.idle, k)
 	c.wakeLocked(nil)
+	var old *conn1
+	if k.way.from.IsValid() && len(k.h.idle) > maxTold {
+		old = k.h.idle[0]
+		k.h.idle = slices.Delete(k.h.idle, 0, 1)
+	}
 	c.mu.Unlock()
+	if old != nil {
+		old.discard()
+	}
 }
 
 // idleTime is how long connections are kept.

@@ -62,6 +62,13 @@ func (h *host) reserveLocked(by *way) *conn2 {
 	return nil
 }
 
+// unused reports whether a connection has no requests, and could have. The caller holds
+// cluster.mu.
+func (k *conn2) unused() bool {
+	_, idle := k.conn.IdleSince()
+	return idle && !k.leaving
+}
+
 // serve2 starts a connection, which outlives the request that it was made for, and
 // takes a place on it.
 func (e *Endpoint) serve2(ctx context.Context, raw link) *conn2 {
@@ -71,7 +78,17 @@ func (e *Endpoint) serve2(ctx context.Context, raw link) *conn2 {
 	h.c.mu.Lock()
 	h.two = append(h.two, k)
 	closed := h.c.closed
+	var old *conn2
+	if k.way.from.IsValid() && len(h.two) > maxTold {
+		if i := slices.IndexFunc(h.two, (*conn2).unused); i >= 0 {
+			old = h.two[i]
+			old.leaving = true
+		}
+	}
 	h.c.mu.Unlock()
+	if old != nil {
+		old.conn.Drain()
+	}
 	if closed {
 		raw.Close()
 	}

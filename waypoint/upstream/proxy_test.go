@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/meshapi/waypointapi"
 	"github.com/ambit-mesh/ambit/waypoint/config"
+	"github.com/ambit-mesh/ambit/waypoint/http1"
 )
 
 // readProxy is the oracle of proxyHeader: it reads a header as a server does.
@@ -116,6 +119,35 @@ func TestConnectionsOfOneClient(t *testing.T) {
 		t.Error("a connection is used that is too old")
 	}
 }
+
+// Clients that call once each leave only so many connections.
+func TestFewConnectionsOfOneClientAreKept(t *testing.T) {
+	c := newCluster(nil, Key{})
+	h := c.host("a")
+	var first *conn1
+	for i := range 3 * maxTold {
+		here, there := net.Pipe()
+		defer there.Close()
+		k := &conn1{h: h, way: way{from: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i+1))}, raw: piped{c: here}, r: http1.NewReader(here)}
+		if c.conns++; first == nil {
+			first = k
+		}
+		c.keep(k)
+	}
+	if len(h.idle) != maxTold || c.conns != maxTold || slices.Contains(h.idle, first) {
+		t.Errorf("%d kept, %d counted; the first is kept: %v", len(h.idle), c.conns, slices.Contains(h.idle, first))
+	}
+	c.retire()
+}
+
+// piped is a connection in memory, of which nothing but Close is used.
+type piped struct {
+	link
+	c net.Conn
+}
+
+// Close implements [net.Conn].
+func (p piped) Close() error { return p.c.Close() }
 
 // So many requests are tried again at once, and no more; each ends once.
 func TestBeginRetry(t *testing.T) {

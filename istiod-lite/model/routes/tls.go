@@ -23,6 +23,7 @@ func (t *trafficConverter) tls(at string, s *api.ClientTLSSettings) *waypointapi
 	case api.ClientTLSSettings_DISABLE:
 		return &waypointapi.ClientTls{}
 	case api.ClientTLSSettings_ISTIO_MUTUAL:
+		t.note(at, "with ISTIO_MUTUAL endpoints that have no tunnel get no requests")
 		return &waypointapi.ClientTls{Mode: waypointapi.ClientTls_MESH}
 	case api.ClientTLSSettings_SIMPLE:
 		out.Mode = waypointapi.ClientTls_SIMPLE

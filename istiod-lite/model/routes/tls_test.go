@@ -30,7 +30,7 @@ func TestTLSModes(t *testing.T) {
 		note    string
 	}{
 		{"disabled", &api.ClientTLSSettings{}, &waypointapi.ClientTls{}, "", "whatever it says"},
-		{"that of the mesh", &api.ClientTLSSettings{Mode: api.ClientTLSSettings_ISTIO_MUTUAL}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_MESH}, "", "have no tunnel"},
+		{"that of the mesh", &api.ClientTLSSettings{Mode: api.ClientTLSSettings_ISTIO_MUTUAL}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_MESH}, "", "get no requests"},
 		{"simple", &api.ClientTLSSettings{Mode: simple, Sni: "a.example", SubjectAltNames: []string{"b.example"}, CaCertificates: "/tls/ca.pem"},
 			&waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Sni: "a.example", SubjectAltNames: []string{"b.example"}, Roots: "/tls/ca.pem", Namespace: "shop"}, "", "have no tunnel"},
 		{"simple, by the system's roots", &api.ClientTLSSettings{Mode: simple}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Namespace: "shop"}, "", "has none"},

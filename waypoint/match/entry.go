@@ -23,6 +23,8 @@ type entry struct {
 
 	method, authority, scheme *Text
 	headers, query            []named
+
+	condition *condition // nil: none
 }
 
 // named is a comparison of the values of a name.
@@ -76,6 +78,9 @@ func compileEntry(m *waypointapi.RouteMatch, route int) (*entry, error) {
 	}
 	if e.query, err = compileNamed(m.GetQuery()); err != nil {
 		return nil, fmt.Errorf("query: %w", err)
+	}
+	if e.condition, err = compileCondition(m.GetCondition(), 0); err != nil {
+		return nil, fmt.Errorf("condition: %w", err)
 	}
 	return e, nil
 }
@@ -176,7 +181,7 @@ func (e *entry) rest(req *message.Request) bool {
 			return false
 		}
 	}
-	return true
+	return e.condition.holds(req)
 }
 
 // holdsHeader compares the values of a header: one has to hit, or with invert

@@ -183,7 +183,7 @@ func (x ClientTls_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientTls_Mode.Descriptor instead.
 func (ClientTls_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type Balancer_Kind int32
@@ -238,7 +238,7 @@ func (x Balancer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balancer_Kind.Descriptor instead.
 func (Balancer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 0}
 }
 
 // Service is how the requests of one service are treated. Resource name:
@@ -983,8 +983,10 @@ type RouteMatch struct {
 	Precedence uint64 `protobuf:"varint,7,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// Namespaces of clients; none: all.
 	ClientNamespaces []string `protobuf:"bytes,8,rep,name=client_namespaces,json=clientNamespaces,proto3" json:"client_namespaces,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Holds as well.
+	Condition     *Condition `protobuf:"bytes,9,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteMatch) Reset() {
@@ -1073,6 +1075,93 @@ func (x *RouteMatch) GetClientNamespaces() []string {
 	return nil
 }
 
+func (x *RouteMatch) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
+// Condition holds when everything does that it says. One that says nothing always holds.
+type Condition struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Path   *Path                  `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Method *StringMatch           `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Each of them holds.
+	All []*Condition `protobuf:"bytes,3,rep,name=all,proto3" json:"all,omitempty"`
+	// One of them holds; none: nobody asks.
+	Any []*Condition `protobuf:"bytes,4,rep,name=any,proto3" json:"any,omitempty"`
+	// It does not hold.
+	Not           *Condition `protobuf:"bytes,5,opt,name=not,proto3" json:"not,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Condition) GetPath() *Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Condition) GetMethod() *StringMatch {
+	if x != nil {
+		return x.Method
+	}
+	return nil
+}
+
+func (x *Condition) GetAll() []*Condition {
+	if x != nil {
+		return x.All
+	}
+	return nil
+}
+
+func (x *Condition) GetAny() []*Condition {
+	if x != nil {
+		return x.Any
+	}
+	return nil
+}
+
+func (x *Condition) GetNot() *Condition {
+	if x != nil {
+		return x.Not
+	}
+	return nil
+}
+
 type Path struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -1089,7 +1178,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1190,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1203,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{10}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Path) GetKind() isPath_Kind {
@@ -1216,7 +1305,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1317,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1330,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{11}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StringMatch) GetKind() isStringMatch_Kind {
@@ -1356,7 +1445,7 @@ type NamedMatch struct {
 
 func (x *NamedMatch) Reset() {
 	*x = NamedMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1457,7 @@ func (x *NamedMatch) String() string {
 func (*NamedMatch) ProtoMessage() {}
 
 func (x *NamedMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1470,7 @@ func (x *NamedMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedMatch.ProtoReflect.Descriptor instead.
 func (*NamedMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{12}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NamedMatch) GetName() string {
@@ -1414,7 +1503,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1515,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[13]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1528,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{13}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Backend) GetService() string {
@@ -1504,7 +1593,7 @@ type Filter struct {
 
 func (x *Filter) Reset() {
 	*x = Filter{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1605,7 @@ func (x *Filter) String() string {
 func (*Filter) ProtoMessage() {}
 
 func (x *Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1618,7 @@ func (x *Filter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filter.ProtoReflect.Descriptor instead.
 func (*Filter) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{14}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Filter) GetKind() isFilter_Kind {
@@ -1689,7 +1778,7 @@ type HeaderChange struct {
 
 func (x *HeaderChange) Reset() {
 	*x = HeaderChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1790,7 @@ func (x *HeaderChange) String() string {
 func (*HeaderChange) ProtoMessage() {}
 
 func (x *HeaderChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1803,7 @@ func (x *HeaderChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderChange.ProtoReflect.Descriptor instead.
 func (*HeaderChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{15}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeaderChange) GetSet() []*Header {
@@ -1748,7 +1837,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1849,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[16]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1862,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{16}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Header) GetName() string {
@@ -1804,7 +1893,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1905,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1918,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{17}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PathChange) GetKind() isPathChange_Kind {
@@ -1899,7 +1988,7 @@ type RegexChange struct {
 
 func (x *RegexChange) Reset() {
 	*x = RegexChange{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2000,7 @@ func (x *RegexChange) String() string {
 func (*RegexChange) ProtoMessage() {}
 
 func (x *RegexChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2013,7 @@ func (x *RegexChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegexChange.ProtoReflect.Descriptor instead.
 func (*RegexChange) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{18}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RegexChange) GetMatch() string {
@@ -1955,7 +2044,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2056,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[19]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2069,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{19}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -2028,7 +2117,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2129,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[20]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2142,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{20}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rewrite) GetHost() string {
@@ -2081,7 +2170,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2182,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[21]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2195,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{21}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -2139,7 +2228,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2240,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[22]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2253,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{22}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -2230,7 +2319,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2331,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[23]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2344,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{23}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Fault) GetDelay() *durationpb.Duration {
@@ -2303,7 +2392,7 @@ type DirectAnswer struct {
 
 func (x *DirectAnswer) Reset() {
 	*x = DirectAnswer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2404,7 @@ func (x *DirectAnswer) String() string {
 func (*DirectAnswer) ProtoMessage() {}
 
 func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[24]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2417,7 @@ func (x *DirectAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectAnswer.ProtoReflect.Descriptor instead.
 func (*DirectAnswer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{24}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DirectAnswer) GetStatus() uint32 {
@@ -2356,7 +2445,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2457,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[25]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2470,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{25}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RateLimit) GetRequests() uint32 {
@@ -2427,7 +2516,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2528,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[26]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2541,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{26}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2543,7 +2632,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2644,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[27]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2657,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{27}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Traffic) GetBalancer() *Balancer {
@@ -2639,7 +2728,7 @@ type ClientTls struct {
 
 func (x *ClientTls) Reset() {
 	*x = ClientTls{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2740,7 @@ func (x *ClientTls) String() string {
 func (*ClientTls) ProtoMessage() {}
 
 func (x *ClientTls) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[28]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2753,7 @@ func (x *ClientTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
 func (*ClientTls) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{28}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ClientTls) GetMode() ClientTls_Mode {
@@ -2745,7 +2834,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2846,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[29]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +2859,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{29}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -2812,7 +2901,7 @@ type Balancer struct {
 
 func (x *Balancer) Reset() {
 	*x = Balancer{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +2913,7 @@ func (x *Balancer) String() string {
 func (*Balancer) ProtoMessage() {}
 
 func (x *Balancer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[30]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +2926,7 @@ func (x *Balancer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancer.ProtoReflect.Descriptor instead.
 func (*Balancer) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{30}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Balancer) GetKind() Balancer_Kind {
@@ -2877,7 +2966,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2978,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[31]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2991,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Locality) GetPriority() []*Locality_Label {
@@ -2941,7 +3030,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2953,7 +3042,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2966,7 +3055,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HashKey) GetKind() isHashKey_Kind {
@@ -3051,7 +3140,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3152,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3165,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{33}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Cookie) GetName() string {
@@ -3117,7 +3206,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3218,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[34]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3231,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{34}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Outlier) GetConsecutive_5Xx() uint32 {
@@ -3212,7 +3301,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3224,7 +3313,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[35]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3237,7 +3326,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{35}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -3309,7 +3398,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3410,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[36]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3423,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{36}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Subset) GetName() string {
@@ -3386,7 +3475,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3487,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[37]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3500,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{37}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Authorization) GetName() string {
@@ -3480,7 +3569,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3581,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[38]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3594,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{38}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Rule) GetClauses() []*Clause {
@@ -3525,7 +3614,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3626,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[39]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3639,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{39}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -3571,7 +3660,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3672,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[40]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3685,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{40}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Match) GetConnection() *securityapi.Match {
@@ -3644,7 +3733,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +3745,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[41]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +3758,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{41}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RequestMatch) GetMethods() []*StringMatch {
@@ -3825,7 +3914,7 @@ type PathPattern struct {
 
 func (x *PathPattern) Reset() {
 	*x = PathPattern{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3837,7 +3926,7 @@ func (x *PathPattern) String() string {
 func (*PathPattern) ProtoMessage() {}
 
 func (x *PathPattern) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3850,7 +3939,7 @@ func (x *PathPattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathPattern.ProtoReflect.Descriptor instead.
 func (*PathPattern) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{42}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PathPattern) GetKind() isPathPattern_Kind {
@@ -3904,7 +3993,7 @@ type Segments struct {
 
 func (x *Segments) Reset() {
 	*x = Segments{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3916,7 +4005,7 @@ func (x *Segments) String() string {
 func (*Segments) ProtoMessage() {}
 
 func (x *Segments) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3929,7 +4018,7 @@ func (x *Segments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segments.ProtoReflect.Descriptor instead.
 func (*Segments) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{43}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Segments) GetSegments() []string {
@@ -3958,7 +4047,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4059,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[44]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4072,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{44}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Endpoint) GetUid() string {
@@ -4033,7 +4122,7 @@ type Locality_Label struct {
 
 func (x *Locality_Label) Reset() {
 	*x = Locality_Label{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4134,7 @@ func (x *Locality_Label) String() string {
 func (*Locality_Label) ProtoMessage() {}
 
 func (x *Locality_Label) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[45]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4147,7 @@ func (x *Locality_Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Label.ProtoReflect.Descriptor instead.
 func (*Locality_Label) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 0}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *Locality_Label) GetName() string {
@@ -4085,7 +4174,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4186,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[46]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4199,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 1}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -4138,7 +4227,7 @@ type Locality_Distribution struct {
 
 func (x *Locality_Distribution) Reset() {
 	*x = Locality_Distribution{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4239,7 @@ func (x *Locality_Distribution) String() string {
 func (*Locality_Distribution) ProtoMessage() {}
 
 func (x *Locality_Distribution) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[47]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4252,7 @@ func (x *Locality_Distribution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribution.ProtoReflect.Descriptor instead.
 func (*Locality_Distribution) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 2}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32, 2}
 }
 
 func (x *Locality_Distribution) GetFrom() string {
@@ -4190,7 +4279,7 @@ type Locality_Share struct {
 
 func (x *Locality_Share) Reset() {
 	*x = Locality_Share{}
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4202,7 +4291,7 @@ func (x *Locality_Share) String() string {
 func (*Locality_Share) ProtoMessage() {}
 
 func (x *Locality_Share) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[48]
+	mi := &file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4215,7 +4304,7 @@ func (x *Locality_Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Share.ProtoReflect.Descriptor instead.
 func (*Locality_Share) Descriptor() ([]byte, []int) {
-	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{31, 3}
+	return file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP(), []int{32, 3}
 }
 
 func (x *Locality_Share) GetTo() string {
@@ -4297,7 +4386,7 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\x06header\x18\x02 \x01(\bR\x06header\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12D\n" +
 	"\x10absolute_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fabsoluteTimeout\x12\x1c\n" +
-	"\tpermanent\x18\x05 \x01(\bR\tpermanent\"\xa2\x03\n" +
+	"\tpermanent\x18\x05 \x01(\bR\tpermanent\"\xde\x03\n" +
 	"\n" +
 	"RouteMatch\x12+\n" +
 	"\x04path\x18\x01 \x01(\v2\x17.ambit.waypoint.v1.PathR\x04path\x126\n" +
@@ -4309,7 +4398,14 @@ const file_internal_meshapi_waypointapi_waypoint_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x18\a \x01(\x04R\n" +
 	"precedence\x12+\n" +
-	"\x11client_namespaces\x18\b \x03(\tR\x10clientNamespaces\"\x9c\x01\n" +
+	"\x11client_namespaces\x18\b \x03(\tR\x10clientNamespaces\x12:\n" +
+	"\tcondition\x18\t \x01(\v2\x1c.ambit.waypoint.v1.ConditionR\tcondition\"\x80\x02\n" +
+	"\tCondition\x12+\n" +
+	"\x04path\x18\x01 \x01(\v2\x17.ambit.waypoint.v1.PathR\x04path\x126\n" +
+	"\x06method\x18\x02 \x01(\v2\x1e.ambit.waypoint.v1.StringMatchR\x06method\x12.\n" +
+	"\x03all\x18\x03 \x03(\v2\x1c.ambit.waypoint.v1.ConditionR\x03all\x12.\n" +
+	"\x03any\x18\x04 \x03(\v2\x1c.ambit.waypoint.v1.ConditionR\x03any\x12.\n" +
+	"\x03not\x18\x05 \x01(\v2\x1c.ambit.waypoint.v1.ConditionR\x03not\"\x9c\x01\n" +
 	"\x04Path\x12\x16\n" +
 	"\x05exact\x18\x01 \x01(\tH\x00R\x05exact\x12\x18\n" +
 	"\x06prefix\x18\x02 \x01(\tH\x00R\x06prefix\x12!\n" +
@@ -4597,7 +4693,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_meshapi_waypointapi_waypoint_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_internal_meshapi_waypointapi_waypoint_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(ProxyProtocol)(0),             // 0: ambit.waypoint.v1.ProxyProtocol
 	(Action)(0),                    // 1: ambit.waypoint.v1.Action
@@ -4613,168 +4709,175 @@ var file_internal_meshapi_waypointapi_waypoint_proto_goTypes = []any{
 	(*Route)(nil),                  // 11: ambit.waypoint.v1.Route
 	(*Session)(nil),                // 12: ambit.waypoint.v1.Session
 	(*RouteMatch)(nil),             // 13: ambit.waypoint.v1.RouteMatch
-	(*Path)(nil),                   // 14: ambit.waypoint.v1.Path
-	(*StringMatch)(nil),            // 15: ambit.waypoint.v1.StringMatch
-	(*NamedMatch)(nil),             // 16: ambit.waypoint.v1.NamedMatch
-	(*Backend)(nil),                // 17: ambit.waypoint.v1.Backend
-	(*Filter)(nil),                 // 18: ambit.waypoint.v1.Filter
-	(*HeaderChange)(nil),           // 19: ambit.waypoint.v1.HeaderChange
-	(*Header)(nil),                 // 20: ambit.waypoint.v1.Header
-	(*PathChange)(nil),             // 21: ambit.waypoint.v1.PathChange
-	(*RegexChange)(nil),            // 22: ambit.waypoint.v1.RegexChange
-	(*Redirect)(nil),               // 23: ambit.waypoint.v1.Redirect
-	(*Rewrite)(nil),                // 24: ambit.waypoint.v1.Rewrite
-	(*Mirror)(nil),                 // 25: ambit.waypoint.v1.Mirror
-	(*Cors)(nil),                   // 26: ambit.waypoint.v1.Cors
-	(*Fault)(nil),                  // 27: ambit.waypoint.v1.Fault
-	(*DirectAnswer)(nil),           // 28: ambit.waypoint.v1.DirectAnswer
-	(*RateLimit)(nil),              // 29: ambit.waypoint.v1.RateLimit
-	(*Retry)(nil),                  // 30: ambit.waypoint.v1.Retry
-	(*Traffic)(nil),                // 31: ambit.waypoint.v1.Traffic
-	(*ClientTls)(nil),              // 32: ambit.waypoint.v1.ClientTls
-	(*RetryBudget)(nil),            // 33: ambit.waypoint.v1.RetryBudget
-	(*Balancer)(nil),               // 34: ambit.waypoint.v1.Balancer
-	(*Locality)(nil),               // 35: ambit.waypoint.v1.Locality
-	(*HashKey)(nil),                // 36: ambit.waypoint.v1.HashKey
-	(*Cookie)(nil),                 // 37: ambit.waypoint.v1.Cookie
-	(*Outlier)(nil),                // 38: ambit.waypoint.v1.Outlier
-	(*Limits)(nil),                 // 39: ambit.waypoint.v1.Limits
-	(*Subset)(nil),                 // 40: ambit.waypoint.v1.Subset
-	(*Authorization)(nil),          // 41: ambit.waypoint.v1.Authorization
-	(*Rule)(nil),                   // 42: ambit.waypoint.v1.Rule
-	(*Clause)(nil),                 // 43: ambit.waypoint.v1.Clause
-	(*Match)(nil),                  // 44: ambit.waypoint.v1.Match
-	(*RequestMatch)(nil),           // 45: ambit.waypoint.v1.RequestMatch
-	(*PathPattern)(nil),            // 46: ambit.waypoint.v1.PathPattern
-	(*Segments)(nil),               // 47: ambit.waypoint.v1.Segments
-	(*Endpoint)(nil),               // 48: ambit.waypoint.v1.Endpoint
-	(*Locality_Label)(nil),         // 49: ambit.waypoint.v1.Locality.Label
-	(*Locality_Failover)(nil),      // 50: ambit.waypoint.v1.Locality.Failover
-	(*Locality_Distribution)(nil),  // 51: ambit.waypoint.v1.Locality.Distribution
-	(*Locality_Share)(nil),         // 52: ambit.waypoint.v1.Locality.Share
-	nil,                            // 53: ambit.waypoint.v1.Subset.LabelsEntry
-	nil,                            // 54: ambit.waypoint.v1.Subset.PortsEntry
-	nil,                            // 55: ambit.waypoint.v1.Endpoint.LabelsEntry
-	(workloadapi.AppProtocol)(0),   // 56: istio.workload.AppProtocol
-	(*durationpb.Duration)(nil),    // 57: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil), // 58: google.protobuf.UInt32Value
-	(securityapi.Scope)(0),         // 59: istio.security.Scope
-	(*securityapi.Match)(nil),      // 60: istio.security.Match
-	(*securityapi.Address)(nil),    // 61: istio.security.Address
+	(*Condition)(nil),              // 14: ambit.waypoint.v1.Condition
+	(*Path)(nil),                   // 15: ambit.waypoint.v1.Path
+	(*StringMatch)(nil),            // 16: ambit.waypoint.v1.StringMatch
+	(*NamedMatch)(nil),             // 17: ambit.waypoint.v1.NamedMatch
+	(*Backend)(nil),                // 18: ambit.waypoint.v1.Backend
+	(*Filter)(nil),                 // 19: ambit.waypoint.v1.Filter
+	(*HeaderChange)(nil),           // 20: ambit.waypoint.v1.HeaderChange
+	(*Header)(nil),                 // 21: ambit.waypoint.v1.Header
+	(*PathChange)(nil),             // 22: ambit.waypoint.v1.PathChange
+	(*RegexChange)(nil),            // 23: ambit.waypoint.v1.RegexChange
+	(*Redirect)(nil),               // 24: ambit.waypoint.v1.Redirect
+	(*Rewrite)(nil),                // 25: ambit.waypoint.v1.Rewrite
+	(*Mirror)(nil),                 // 26: ambit.waypoint.v1.Mirror
+	(*Cors)(nil),                   // 27: ambit.waypoint.v1.Cors
+	(*Fault)(nil),                  // 28: ambit.waypoint.v1.Fault
+	(*DirectAnswer)(nil),           // 29: ambit.waypoint.v1.DirectAnswer
+	(*RateLimit)(nil),              // 30: ambit.waypoint.v1.RateLimit
+	(*Retry)(nil),                  // 31: ambit.waypoint.v1.Retry
+	(*Traffic)(nil),                // 32: ambit.waypoint.v1.Traffic
+	(*ClientTls)(nil),              // 33: ambit.waypoint.v1.ClientTls
+	(*RetryBudget)(nil),            // 34: ambit.waypoint.v1.RetryBudget
+	(*Balancer)(nil),               // 35: ambit.waypoint.v1.Balancer
+	(*Locality)(nil),               // 36: ambit.waypoint.v1.Locality
+	(*HashKey)(nil),                // 37: ambit.waypoint.v1.HashKey
+	(*Cookie)(nil),                 // 38: ambit.waypoint.v1.Cookie
+	(*Outlier)(nil),                // 39: ambit.waypoint.v1.Outlier
+	(*Limits)(nil),                 // 40: ambit.waypoint.v1.Limits
+	(*Subset)(nil),                 // 41: ambit.waypoint.v1.Subset
+	(*Authorization)(nil),          // 42: ambit.waypoint.v1.Authorization
+	(*Rule)(nil),                   // 43: ambit.waypoint.v1.Rule
+	(*Clause)(nil),                 // 44: ambit.waypoint.v1.Clause
+	(*Match)(nil),                  // 45: ambit.waypoint.v1.Match
+	(*RequestMatch)(nil),           // 46: ambit.waypoint.v1.RequestMatch
+	(*PathPattern)(nil),            // 47: ambit.waypoint.v1.PathPattern
+	(*Segments)(nil),               // 48: ambit.waypoint.v1.Segments
+	(*Endpoint)(nil),               // 49: ambit.waypoint.v1.Endpoint
+	(*Locality_Label)(nil),         // 50: ambit.waypoint.v1.Locality.Label
+	(*Locality_Failover)(nil),      // 51: ambit.waypoint.v1.Locality.Failover
+	(*Locality_Distribution)(nil),  // 52: ambit.waypoint.v1.Locality.Distribution
+	(*Locality_Share)(nil),         // 53: ambit.waypoint.v1.Locality.Share
+	nil,                            // 54: ambit.waypoint.v1.Subset.LabelsEntry
+	nil,                            // 55: ambit.waypoint.v1.Subset.PortsEntry
+	nil,                            // 56: ambit.waypoint.v1.Endpoint.LabelsEntry
+	(workloadapi.AppProtocol)(0),   // 57: istio.workload.AppProtocol
+	(*durationpb.Duration)(nil),    // 58: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil), // 59: google.protobuf.UInt32Value
+	(securityapi.Scope)(0),         // 60: istio.security.Scope
+	(*securityapi.Match)(nil),      // 61: istio.security.Match
+	(*securityapi.Address)(nil),    // 62: istio.security.Address
 }
 var file_internal_meshapi_waypointapi_waypoint_proto_depIdxs = []int32{
 	8,   // 0: ambit.waypoint.v1.Service.waypoint:type_name -> ambit.waypoint.v1.ObjectName
 	9,   // 1: ambit.waypoint.v1.Service.ports:type_name -> ambit.waypoint.v1.Port
 	10,  // 2: ambit.waypoint.v1.Service.tables:type_name -> ambit.waypoint.v1.RouteTable
-	31,  // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
-	40,  // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
+	32,  // 3: ambit.waypoint.v1.Service.traffic:type_name -> ambit.waypoint.v1.Traffic
+	41,  // 4: ambit.waypoint.v1.Service.subsets:type_name -> ambit.waypoint.v1.Subset
 	6,   // 5: ambit.waypoint.v1.Service.streams:type_name -> ambit.waypoint.v1.StreamTable
 	5,   // 6: ambit.waypoint.v1.Service.canary:type_name -> ambit.waypoint.v1.Canary
-	33,  // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
+	34,  // 7: ambit.waypoint.v1.Service.retry_budget:type_name -> ambit.waypoint.v1.RetryBudget
 	12,  // 8: ambit.waypoint.v1.Service.session:type_name -> ambit.waypoint.v1.Session
 	8,   // 9: ambit.waypoint.v1.Canary.waypoint:type_name -> ambit.waypoint.v1.ObjectName
 	7,   // 10: ambit.waypoint.v1.StreamTable.routes:type_name -> ambit.waypoint.v1.StreamRoute
-	17,  // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
-	56,  // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
-	31,  // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
+	18,  // 11: ambit.waypoint.v1.StreamRoute.backends:type_name -> ambit.waypoint.v1.Backend
+	57,  // 12: ambit.waypoint.v1.Port.protocol:type_name -> istio.workload.AppProtocol
+	32,  // 13: ambit.waypoint.v1.Port.traffic:type_name -> ambit.waypoint.v1.Traffic
 	11,  // 14: ambit.waypoint.v1.RouteTable.routes:type_name -> ambit.waypoint.v1.Route
 	13,  // 15: ambit.waypoint.v1.Route.matches:type_name -> ambit.waypoint.v1.RouteMatch
-	18,  // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
-	17,  // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
-	57,  // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
-	57,  // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
-	30,  // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
+	19,  // 16: ambit.waypoint.v1.Route.filters:type_name -> ambit.waypoint.v1.Filter
+	18,  // 17: ambit.waypoint.v1.Route.backends:type_name -> ambit.waypoint.v1.Backend
+	58,  // 18: ambit.waypoint.v1.Route.timeout:type_name -> google.protobuf.Duration
+	58,  // 19: ambit.waypoint.v1.Route.try_timeout:type_name -> google.protobuf.Duration
+	31,  // 20: ambit.waypoint.v1.Route.retry:type_name -> ambit.waypoint.v1.Retry
 	12,  // 21: ambit.waypoint.v1.Route.session:type_name -> ambit.waypoint.v1.Session
-	57,  // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
-	14,  // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
-	15,  // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
-	16,  // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
-	16,  // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
-	15,  // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 29: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
-	18,  // 30: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
-	19,  // 31: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	19,  // 32: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
-	23,  // 33: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
-	24,  // 34: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
-	25,  // 35: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
-	26,  // 36: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
-	27,  // 37: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
-	28,  // 38: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
-	29,  // 39: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
-	20,  // 40: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
-	20,  // 41: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
-	22,  // 42: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
-	21,  // 43: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
-	21,  // 44: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
-	17,  // 45: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
-	15,  // 46: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
-	57,  // 47: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	57,  // 48: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
-	58,  // 49: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
-	57,  // 50: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	57,  // 51: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	34,  // 52: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
-	38,  // 53: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
-	39,  // 54: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
-	32,  // 55: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
-	0,   // 56: ambit.waypoint.v1.Traffic.proxy_protocol:type_name -> ambit.waypoint.v1.ProxyProtocol
-	2,   // 57: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
-	57,  // 58: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
-	57,  // 59: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
-	3,   // 60: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
-	36,  // 61: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
-	35,  // 62: ambit.waypoint.v1.Balancer.locality:type_name -> ambit.waypoint.v1.Locality
-	49,  // 63: ambit.waypoint.v1.Locality.priority:type_name -> ambit.waypoint.v1.Locality.Label
-	50,  // 64: ambit.waypoint.v1.Locality.failover:type_name -> ambit.waypoint.v1.Locality.Failover
-	51,  // 65: ambit.waypoint.v1.Locality.distribute:type_name -> ambit.waypoint.v1.Locality.Distribution
-	37,  // 66: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
-	57,  // 67: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	57,  // 68: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
-	57,  // 69: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
-	58,  // 70: ambit.waypoint.v1.Outlier.consecutive_local:type_name -> google.protobuf.UInt32Value
-	57,  // 71: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
-	57,  // 72: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	57,  // 73: ambit.waypoint.v1.Limits.max_duration:type_name -> google.protobuf.Duration
-	53,  // 74: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
-	31,  // 75: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
-	54,  // 76: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
-	59,  // 77: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
-	1,   // 78: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
-	42,  // 79: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
-	43,  // 80: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
-	44,  // 81: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
-	60,  // 82: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
-	45,  // 83: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
-	15,  // 84: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 85: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
-	46,  // 86: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
-	46,  // 87: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
-	15,  // 88: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 89: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 90: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 91: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
-	61,  // 92: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
-	61,  // 93: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
-	15,  // 94: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 95: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 96: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 97: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 98: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 99: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 100: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 101: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
-	15,  // 102: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
-	47,  // 103: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
-	55,  // 104: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
-	52,  // 105: ambit.waypoint.v1.Locality.Distribution.to:type_name -> ambit.waypoint.v1.Locality.Share
-	31,  // 106: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
-	107, // [107:107] is the sub-list for method output_type
-	107, // [107:107] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	107, // [107:107] is the sub-list for extension extendee
-	0,   // [0:107] is the sub-list for field type_name
+	58,  // 22: ambit.waypoint.v1.Session.absolute_timeout:type_name -> google.protobuf.Duration
+	15,  // 23: ambit.waypoint.v1.RouteMatch.path:type_name -> ambit.waypoint.v1.Path
+	16,  // 24: ambit.waypoint.v1.RouteMatch.method:type_name -> ambit.waypoint.v1.StringMatch
+	17,  // 25: ambit.waypoint.v1.RouteMatch.headers:type_name -> ambit.waypoint.v1.NamedMatch
+	17,  // 26: ambit.waypoint.v1.RouteMatch.query:type_name -> ambit.waypoint.v1.NamedMatch
+	16,  // 27: ambit.waypoint.v1.RouteMatch.authority:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 28: ambit.waypoint.v1.RouteMatch.scheme:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 29: ambit.waypoint.v1.RouteMatch.condition:type_name -> ambit.waypoint.v1.Condition
+	15,  // 30: ambit.waypoint.v1.Condition.path:type_name -> ambit.waypoint.v1.Path
+	16,  // 31: ambit.waypoint.v1.Condition.method:type_name -> ambit.waypoint.v1.StringMatch
+	14,  // 32: ambit.waypoint.v1.Condition.all:type_name -> ambit.waypoint.v1.Condition
+	14,  // 33: ambit.waypoint.v1.Condition.any:type_name -> ambit.waypoint.v1.Condition
+	14,  // 34: ambit.waypoint.v1.Condition.not:type_name -> ambit.waypoint.v1.Condition
+	16,  // 35: ambit.waypoint.v1.NamedMatch.value:type_name -> ambit.waypoint.v1.StringMatch
+	19,  // 36: ambit.waypoint.v1.Backend.filters:type_name -> ambit.waypoint.v1.Filter
+	20,  // 37: ambit.waypoint.v1.Filter.request_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	20,  // 38: ambit.waypoint.v1.Filter.response_headers:type_name -> ambit.waypoint.v1.HeaderChange
+	24,  // 39: ambit.waypoint.v1.Filter.redirect:type_name -> ambit.waypoint.v1.Redirect
+	25,  // 40: ambit.waypoint.v1.Filter.rewrite:type_name -> ambit.waypoint.v1.Rewrite
+	26,  // 41: ambit.waypoint.v1.Filter.mirror:type_name -> ambit.waypoint.v1.Mirror
+	27,  // 42: ambit.waypoint.v1.Filter.cors:type_name -> ambit.waypoint.v1.Cors
+	28,  // 43: ambit.waypoint.v1.Filter.fault:type_name -> ambit.waypoint.v1.Fault
+	29,  // 44: ambit.waypoint.v1.Filter.answer:type_name -> ambit.waypoint.v1.DirectAnswer
+	30,  // 45: ambit.waypoint.v1.Filter.rate_limit:type_name -> ambit.waypoint.v1.RateLimit
+	21,  // 46: ambit.waypoint.v1.HeaderChange.set:type_name -> ambit.waypoint.v1.Header
+	21,  // 47: ambit.waypoint.v1.HeaderChange.add:type_name -> ambit.waypoint.v1.Header
+	23,  // 48: ambit.waypoint.v1.PathChange.regex:type_name -> ambit.waypoint.v1.RegexChange
+	22,  // 49: ambit.waypoint.v1.Redirect.path:type_name -> ambit.waypoint.v1.PathChange
+	22,  // 50: ambit.waypoint.v1.Rewrite.path:type_name -> ambit.waypoint.v1.PathChange
+	18,  // 51: ambit.waypoint.v1.Mirror.backend:type_name -> ambit.waypoint.v1.Backend
+	16,  // 52: ambit.waypoint.v1.Cors.origins:type_name -> ambit.waypoint.v1.StringMatch
+	58,  // 53: ambit.waypoint.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	58,  // 54: ambit.waypoint.v1.Fault.delay:type_name -> google.protobuf.Duration
+	59,  // 55: ambit.waypoint.v1.Fault.abort_grpc_status:type_name -> google.protobuf.UInt32Value
+	58,  // 56: ambit.waypoint.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	58,  // 57: ambit.waypoint.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	35,  // 58: ambit.waypoint.v1.Traffic.balancer:type_name -> ambit.waypoint.v1.Balancer
+	39,  // 59: ambit.waypoint.v1.Traffic.outlier:type_name -> ambit.waypoint.v1.Outlier
+	40,  // 60: ambit.waypoint.v1.Traffic.limits:type_name -> ambit.waypoint.v1.Limits
+	33,  // 61: ambit.waypoint.v1.Traffic.tls:type_name -> ambit.waypoint.v1.ClientTls
+	0,   // 62: ambit.waypoint.v1.Traffic.proxy_protocol:type_name -> ambit.waypoint.v1.ProxyProtocol
+	2,   // 63: ambit.waypoint.v1.ClientTls.mode:type_name -> ambit.waypoint.v1.ClientTls.Mode
+	58,  // 64: ambit.waypoint.v1.RetryBudget.interval:type_name -> google.protobuf.Duration
+	58,  // 65: ambit.waypoint.v1.RetryBudget.min_interval:type_name -> google.protobuf.Duration
+	3,   // 66: ambit.waypoint.v1.Balancer.kind:type_name -> ambit.waypoint.v1.Balancer.Kind
+	37,  // 67: ambit.waypoint.v1.Balancer.hash:type_name -> ambit.waypoint.v1.HashKey
+	36,  // 68: ambit.waypoint.v1.Balancer.locality:type_name -> ambit.waypoint.v1.Locality
+	50,  // 69: ambit.waypoint.v1.Locality.priority:type_name -> ambit.waypoint.v1.Locality.Label
+	51,  // 70: ambit.waypoint.v1.Locality.failover:type_name -> ambit.waypoint.v1.Locality.Failover
+	52,  // 71: ambit.waypoint.v1.Locality.distribute:type_name -> ambit.waypoint.v1.Locality.Distribution
+	38,  // 72: ambit.waypoint.v1.HashKey.cookie:type_name -> ambit.waypoint.v1.Cookie
+	58,  // 73: ambit.waypoint.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	58,  // 74: ambit.waypoint.v1.Outlier.interval:type_name -> google.protobuf.Duration
+	58,  // 75: ambit.waypoint.v1.Outlier.base_ejection:type_name -> google.protobuf.Duration
+	59,  // 76: ambit.waypoint.v1.Outlier.consecutive_local:type_name -> google.protobuf.UInt32Value
+	58,  // 77: ambit.waypoint.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	58,  // 78: ambit.waypoint.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	58,  // 79: ambit.waypoint.v1.Limits.max_duration:type_name -> google.protobuf.Duration
+	54,  // 80: ambit.waypoint.v1.Subset.labels:type_name -> ambit.waypoint.v1.Subset.LabelsEntry
+	32,  // 81: ambit.waypoint.v1.Subset.traffic:type_name -> ambit.waypoint.v1.Traffic
+	55,  // 82: ambit.waypoint.v1.Subset.ports:type_name -> ambit.waypoint.v1.Subset.PortsEntry
+	60,  // 83: ambit.waypoint.v1.Authorization.scope:type_name -> istio.security.Scope
+	1,   // 84: ambit.waypoint.v1.Authorization.action:type_name -> ambit.waypoint.v1.Action
+	43,  // 85: ambit.waypoint.v1.Authorization.rules:type_name -> ambit.waypoint.v1.Rule
+	44,  // 86: ambit.waypoint.v1.Rule.clauses:type_name -> ambit.waypoint.v1.Clause
+	45,  // 87: ambit.waypoint.v1.Clause.matches:type_name -> ambit.waypoint.v1.Match
+	61,  // 88: ambit.waypoint.v1.Match.connection:type_name -> istio.security.Match
+	46,  // 89: ambit.waypoint.v1.Match.request:type_name -> ambit.waypoint.v1.RequestMatch
+	16,  // 90: ambit.waypoint.v1.RequestMatch.methods:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 91: ambit.waypoint.v1.RequestMatch.not_methods:type_name -> ambit.waypoint.v1.StringMatch
+	47,  // 92: ambit.waypoint.v1.RequestMatch.paths:type_name -> ambit.waypoint.v1.PathPattern
+	47,  // 93: ambit.waypoint.v1.RequestMatch.not_paths:type_name -> ambit.waypoint.v1.PathPattern
+	16,  // 94: ambit.waypoint.v1.RequestMatch.hosts:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 95: ambit.waypoint.v1.RequestMatch.not_hosts:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 96: ambit.waypoint.v1.RequestMatch.request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 97: ambit.waypoint.v1.RequestMatch.not_request_principals:type_name -> ambit.waypoint.v1.StringMatch
+	62,  // 98: ambit.waypoint.v1.RequestMatch.remote_ips:type_name -> istio.security.Address
+	62,  // 99: ambit.waypoint.v1.RequestMatch.not_remote_ips:type_name -> istio.security.Address
+	16,  // 100: ambit.waypoint.v1.RequestMatch.header_values:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 101: ambit.waypoint.v1.RequestMatch.not_header_values:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 102: ambit.waypoint.v1.RequestMatch.claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 103: ambit.waypoint.v1.RequestMatch.not_claim_values:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 104: ambit.waypoint.v1.RequestMatch.audiences:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 105: ambit.waypoint.v1.RequestMatch.not_audiences:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 106: ambit.waypoint.v1.RequestMatch.presenters:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 107: ambit.waypoint.v1.RequestMatch.not_presenters:type_name -> ambit.waypoint.v1.StringMatch
+	16,  // 108: ambit.waypoint.v1.PathPattern.text:type_name -> ambit.waypoint.v1.StringMatch
+	48,  // 109: ambit.waypoint.v1.PathPattern.segments:type_name -> ambit.waypoint.v1.Segments
+	56,  // 110: ambit.waypoint.v1.Endpoint.labels:type_name -> ambit.waypoint.v1.Endpoint.LabelsEntry
+	53,  // 111: ambit.waypoint.v1.Locality.Distribution.to:type_name -> ambit.waypoint.v1.Locality.Share
+	32,  // 112: ambit.waypoint.v1.Subset.PortsEntry.value:type_name -> ambit.waypoint.v1.Traffic
+	113, // [113:113] is the sub-list for method output_type
+	113, // [113:113] is the sub-list for method input_type
+	113, // [113:113] is the sub-list for extension type_name
+	113, // [113:113] is the sub-list for extension extendee
+	0,   // [0:113] is the sub-list for field type_name
 }
 
 func init() { file_internal_meshapi_waypointapi_waypoint_proto_init() }
@@ -4782,20 +4885,20 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 	if File_internal_meshapi_waypointapi_waypoint_proto != nil {
 		return
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[10].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11].OneofWrappers = []any{
 		(*Path_Exact)(nil),
 		(*Path_Prefix)(nil),
 		(*Path_TextPrefix)(nil),
 		(*Path_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[11].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[12].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Suffix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[14].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[15].OneofWrappers = []any{
 		(*Filter_RequestHeaders)(nil),
 		(*Filter_ResponseHeaders)(nil),
 		(*Filter_Redirect)(nil),
@@ -4806,18 +4909,18 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 		(*Filter_Answer)(nil),
 		(*Filter_RateLimit)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[17].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[18].OneofWrappers = []any{
 		(*PathChange_Full)(nil),
 		(*PathChange_Prefix)(nil),
 		(*PathChange_Regex)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[32].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[33].OneofWrappers = []any{
 		(*HashKey_Header)(nil),
 		(*HashKey_Query)(nil),
 		(*HashKey_SourceIp)(nil),
 		(*HashKey_Cookie)(nil),
 	}
-	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[42].OneofWrappers = []any{
+	file_internal_meshapi_waypointapi_waypoint_proto_msgTypes[43].OneofWrappers = []any{
 		(*PathPattern_Text)(nil),
 		(*PathPattern_Segments)(nil),
 	}
@@ -4827,7 +4930,7 @@ func file_internal_meshapi_waypointapi_waypoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc), len(file_internal_meshapi_waypointapi_waypoint_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   52,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

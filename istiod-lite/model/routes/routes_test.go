@@ -89,16 +89,29 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// Routes of a profile are in order, and all other requests still pass.
+// Routes of a profile are in order, and all other requests still pass. Where any of
+// several conditions will do they are matches of their own, else one with a condition.
 func TestProfile(t *testing.T) {
-	got := FromProfile(&Profile{Namespace: "a", Name: "b", Routes: []ProfileRoute{
-		{Name: "r", Condition: &ProfileCondition{Any: []ProfileCondition{{PathRegex: "/x"}, {Method: "GET"}}}, Retryable: true},
-		{Name: "odd", Condition: &ProfileCondition{Not: &ProfileCondition{Method: "GET"}}},
-	}}, "a/b")
-	if len(got.Routes) != 2 || len(got.Routes[0].Matches) != 2 || got.Routes[0].Retry == nil || len(got.Problems) != 1 {
-		t.Errorf("%v, problems %v", got.Routes, got.Problems)
+	deep := &ProfileCondition{Method: "GET"}
+	for range deepest {
+		deep = &ProfileCondition{Not: deep}
 	}
-	if last := got.Routes[1]; len(last.Matches) != 0 || last.Backends[0].Service != "a/b" {
+	got := FromProfile(&Profile{Namespace: "a", Name: "b", Routes: []ProfileRoute{
+		{Name: "r", Condition: &ProfileCondition{Any: []ProfileCondition{{PathRegex: "^/x$"}, {Method: "GET"}}}, Retryable: true},
+		{Name: "tree", Condition: &ProfileCondition{PathRegex: "/y", Not: &ProfileCondition{Method: "GET"}, All: []ProfileCondition{{Any: []ProfileCondition{{Method: "PUT"}, {Method: "POST"}}}}}},
+		{Name: "deep", Condition: deep},
+		{Name: "none"},
+	}}, "a/b")
+	if len(got.Routes) != 3 || len(got.Routes[0].Matches) != 2 || got.Routes[0].Retry == nil || got.Routes[0].Matches[0].Path.GetRegex() != "/x" {
+		t.Errorf("%v", got.Routes)
+	}
+	if len(got.Problems) != 2 || !strings.Contains(got.Problems[0].Text, "deep") || !strings.Contains(got.Problems[1].Text, "missing") {
+		t.Errorf("problems %v", got.Problems)
+	}
+	if m := got.Routes[1].Matches; len(m) != 1 || m[0].Path != nil || m[0].Condition.Path.GetRegex() != "/y" || m[0].Condition.Not.Method.GetExact() != "GET" || len(m[0].Condition.All[0].Any) != 2 {
+		t.Errorf("tree: %v", m)
+	}
+	if last := got.Routes[2]; len(last.Matches) != 0 || last.Backends[0].Service != "a/b" {
 		t.Errorf("last: %v", last)
 	}
 }

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -202,79 +200,4 @@ func (t *trafficConverter) outlier(path string, o *api.OutlierDetection) *waypoi
 		t.problem(path+".outlierDetectionHttpErrorCodes", "is not supported: answers of 5xx count")
 	}
 	return out
-}
-
-// Profile is a ServiceProfile, as the users of another mesh write it.
-type Profile struct {
-	Namespace, Name string
-	Routes          []ProfileRoute
-	RetryPercent    uint32 // of the budget; 0: the default
-	RetriesPerSec   uint32
-}
-
-// ProfileRoute is one route of a profile.
-type ProfileRoute struct {
-	Name      string
-	Condition *ProfileCondition
-	Retryable bool
-	Timeout   *durationpb.Duration
-}
-
-// ProfileCondition is what a request has to be.
-type ProfileCondition struct {
-	PathRegex, Method string
-	All, Any          []ProfileCondition
-	Not               *ProfileCondition
-}
-
-// FromProfile translates a ServiceProfile: its routes in order, then all other
-// requests.
-func FromProfile(p *Profile, service string) Result {
-	c := &converter{namespace: p.Namespace}
-	itself := []*waypointapi.Backend{{Service: service, Weight: 1}}
-	for i, r := range p.Routes {
-		out := &waypointapi.Route{Name: fmt.Sprintf("ServiceProfile %s/%s %s", p.Namespace, p.Name, r.Name), Timeout: r.Timeout, Backends: itself}
-		path := fmt.Sprintf("spec.routes[%d].condition", i)
-		out.Matches = c.condition(path, r.Condition)
-		if len(out.Matches) == 0 {
-			continue
-		}
-		if r.Retryable {
-			out.Retry = &waypointapi.Retry{Attempts: maxProfileRetries, ServerError: true, Reset_: true, ConnectFailure: true, BudgetPercent: p.RetryPercent, BudgetPerSecond: p.RetriesPerSec}
-		}
-		c.Routes = append(c.Routes, out)
-	}
-	c.Routes = append(c.Routes, &waypointapi.Route{Name: fmt.Sprintf("ServiceProfile %s/%s, no route", p.Namespace, p.Name), Backends: itself})
-	return c.Result
-}
-
-// maxProfileRetries bounds retries of one request; how many there are in all is the
-// budget's to say.
-const maxProfileRetries = 3
-
-// condition translates a condition: into several matches when any of several will
-// do.
-func (c *converter) condition(path string, p *ProfileCondition) []*waypointapi.RouteMatch {
-	switch {
-	case p == nil:
-		c.problem(path, "missing: the route matches nothing")
-		return nil
-	case p.Not != nil || len(p.All) > 0:
-		c.problem(path, "all and not are not supported: the route matches nothing")
-		return nil
-	case len(p.Any) > 0:
-		var all []*waypointapi.RouteMatch
-		for i := range p.Any {
-			all = append(all, c.condition(fmt.Sprintf("%s.any[%d]", path, i), &p.Any[i])...)
-		}
-		return all
-	}
-	m := &waypointapi.RouteMatch{}
-	if p.PathRegex != "" {
-		m.Path = &waypointapi.Path{Kind: &waypointapi.Path_Regex{Regex: strings.TrimSuffix(strings.TrimPrefix(p.PathRegex, "^"), "$")}}
-	}
-	if p.Method != "" {
-		m.Method = exactly(p.Method)
-	}
-	return []*waypointapi.RouteMatch{m}
 }

@@ -126,6 +126,31 @@ type RetryBudget struct {
 	TTL                 string  `json:"ttl,omitempty"`
 }
 
+// Of the retry budgets of waypoints: for how long a request counts, and the least that
+// they can be told to allow. Less is taken for nothing said.
+const (
+	profileTTL     = 10 * time.Second
+	leastRatio     = 0.01
+	leastPerSecond = 1
+)
+
+// problems are what a budget says and waypoints do not do; none of nil.
+func (b *RetryBudget) problems() (all []string) {
+	if b == nil {
+		return nil
+	}
+	if ttl, err := time.ParseDuration(b.TTL); b.TTL != "" && (err != nil || ttl != profileTTL) {
+		all = append(all, fmt.Sprintf("spec.retryBudget.ttl: %q is not supported: a request counts for %v", b.TTL, profileTTL))
+	}
+	if b.RetryRatio < leastRatio {
+		all = append(all, fmt.Sprintf("spec.retryBudget.retryRatio: less than %v is not supported: 0.2 is taken", leastRatio))
+	}
+	if b.MinRetriesPerSecond < leastPerSecond {
+		all = append(all, fmt.Sprintf("spec.retryBudget.minRetriesPerSecond: less than %d is not supported: 10 is taken", leastPerSecond))
+	}
+	return all
+}
+
 // profile is the profile in the form that is translated.
 func (p *ServiceProfile) profile() *routes.Profile {
 	out := &routes.Profile{Namespace: p.Namespace, Name: p.Name}
@@ -179,6 +204,7 @@ func (m *Model) fromServiceProfile(p *ServiceProfile) []Condition {
 			problems = append(problems, fmt.Sprintf("spec.routes[%d].responseClasses: not supported: 5xx are failures", i))
 		}
 	}
+	problems = append(problems, p.Spec.RetryBudget.problems()...)
 	if len(p.Spec.DstOverrides) > 0 {
 		problems = append(problems, "spec.dstOverrides: not supported: write an HTTPRoute")
 	}

@@ -54,10 +54,12 @@ spec:
   routes: [{name: r, condition: {method: GET}, responseClasses: [{isFailure: true}]}]
   dstOverrides: [{authority: x, weight: 1}]
   opaquePorts: ["25"]
+  retryBudget: {retryRatio: 0, minRetriesPerSecond: 0, ttl: 1m}
 `
 	m := applied(t, shopWithWaypoint, asks)
 	got := said(m, model.KindServiceProfile, "shop", "orders.shop.svc.cluster.local")
-	for _, want := range []string{"WaypointAccepted=False PartiallyInvalid", "spec.routes[0].responseClasses", "spec.dstOverrides", "spec.opaquePorts"} {
+	for _, want := range []string{"WaypointAccepted=False PartiallyInvalid", "spec.routes[0].responseClasses", "spec.dstOverrides", "spec.opaquePorts",
+		`spec.retryBudget.ttl: "1m" is not supported: a request counts for 10s`, "spec.retryBudget.retryRatio: less than 0.01", "spec.retryBudget.minRetriesPerSecond: less than 1"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("status %q, want %q", got, want)
 		}

@@ -5,15 +5,26 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 )
 
 // defaultQueue is how many bytes of lines wait for a slow reader: some ten
 // thousand connections. It is our choice.
 const defaultQueue = 4 << 20
 
+const (
+	// lineTime is how long lines that follow others are gathered before they are written
+	// together: our choice. Nobody who reads a log notices, and a proxy that writes a line
+	// for each request would make a system call for each.
+	lineTime = 10 * time.Millisecond
+	// fullLines is how many bytes of lines are written sooner: what one system call takes
+	// with ease, and less than keepQueue.
+	fullLines = 32 << 10
+)
+
 // LogQueue stands between a [Logger] and a file or pipe that may be slow. A
-// line is put into memory and written by Run, many with one system call when
-// many come. When the reader falls behind by more than the queue holds, lines
+// line is put into memory and written by Run: the first one after a pause at once,
+// and those that follow within 10 ms of the last write together. When the reader falls behind by more than the queue holds, lines
 // are dropped and counted: a stuck log reader must not hold up connections.
 //
 // Before Run, lines wait; after it, each is written at once, so that the last
@@ -23,6 +34,7 @@ type LogQueue struct {
 	out   io.Writer
 	limit int
 	wake  chan struct{} // holds one: there are lines
+	full  chan struct{} // holds one: there are many
 
 	mu      sync.Mutex
 	lines   []byte // to be written
@@ -33,7 +45,7 @@ type LogQueue struct {
 
 // NewLogQueue makes a queue of limit bytes before out. Zero means 4 MiB.
 func NewLogQueue(out io.Writer, limit int) *LogQueue {
-	return &LogQueue{out: out, limit: cmp.Or(limit, defaultQueue), wake: make(chan struct{}, 1)}
+	return &LogQueue{out: out, limit: cmp.Or(limit, defaultQueue), wake: make(chan struct{}, 1), full: make(chan struct{}, 1)}
 }
 
 // Write takes one line. It keeps no reference to it.
@@ -47,12 +59,21 @@ func (q *LogQueue) Write(line []byte) (int, error) {
 		q.dropped++
 		return len(line), nil
 	}
-	q.lines = append(q.lines, line...)
-	select {
-	case q.wake <- struct{}{}:
-	default: // Run knows already
+	if len(q.lines) == 0 {
+		remind(q.wake)
+	}
+	if q.lines = append(q.lines, line...); len(q.lines) >= fullLines {
+		remind(q.full)
 	}
 	return len(line), nil
+}
+
+// remind tells Run something, unless it knows already.
+func remind(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Dropped returns how many lines found no room.
@@ -65,15 +86,27 @@ func (q *LogQueue) Dropped() uint64 {
 // Run writes lines until ctx ends, and then those that are left. It may be
 // called once.
 func (q *LogQueue) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-q.wake:
-			if err := q.flush(); err != nil {
-				return q.end(err)
-			}
 		case <-ctx.Done():
 			return q.end(q.flush())
 		}
+		if wait := lineTime - time.Since(last); wait > 0 {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-q.full: // perhaps of lines that are written already: then this goes early
+			case <-ctx.Done():
+			}
+		}
+		if err := q.flush(); err != nil {
+			return q.end(err)
+		}
+		last = time.Now()
 	}
 }
 

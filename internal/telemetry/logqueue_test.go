@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -50,6 +51,56 @@ func TestLogQueueBatchesWhatWaitsAndKeepsTheOrder(t *testing.T) {
 			t.Errorf("%d writes, want 2: the first line, and all that came while it was written", w.writes)
 		}
 	})
+}
+
+// timedWriter notes when something was written, and how much.
+type timedWriter struct {
+	output
+	start time.Time
+	log   []string // owned by the queue's goroutine
+}
+
+func (w *timedWriter) Write(p []byte) (int, error) {
+	w.log = append(w.log, fmt.Sprintf("%v: %d", time.Since(w.start), len(p)))
+	return w.output.Write(p)
+}
+
+func TestLogQueueGathersWhatFollowsSoon(t *testing.T) {
+	tests := []struct {
+		name  string
+		lines []time.Duration // when a line of size bytes comes
+		size  int
+		want  string // when so many bytes were written
+	}{
+		{"a line alone goes at once", []time.Duration{0}, 10, "0s: 10"},
+		{"after a pause too", []time.Duration{0, time.Second}, 10, "0s: 10, 1s: 10"},
+		{"those that follow go together", []time.Duration{0, time.Millisecond, 2 * time.Millisecond, 9 * time.Millisecond}, 10, "0s: 10, 10ms: 30"},
+		{"and those that follow these", []time.Duration{0, time.Millisecond, 11 * time.Millisecond, 12 * time.Millisecond}, 10, "0s: 10, 10ms: 10, 20ms: 20"},
+		{"many bytes do not wait", []time.Duration{0, time.Millisecond, 2 * time.Millisecond}, fullLines / 2, "0s: 16384, 2ms: 32768"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &timedWriter{start: time.Now()}
+				q := NewLogQueue(w, 0)
+				ctx, cancel := context.WithCancel(t.Context())
+				var run sync.WaitGroup
+				run.Go(func() { q.Run(ctx) })
+				line := []byte(strings.Repeat("x", tt.size-1) + "\n")
+				for _, at := range tt.lines {
+					time.Sleep(at - time.Since(w.start))
+					q.Write(line)
+					synctest.Wait()
+				}
+				time.Sleep(time.Second)
+				cancel()
+				run.Wait()
+				if got := strings.Join(w.log, ", "); got != tt.want {
+					t.Errorf("written %s, want %s", got, tt.want)
+				}
+			})
+		})
+	}
 }
 
 func TestLogQueueDropsRatherThanBlocks(t *testing.T) {

@@ -37,6 +37,7 @@ func (f *flags) serve(ctx context.Context) error {
 		most := runtime.GOMAXPROCS(0)
 		pacing.Go(ctx, "processors", func(ctx context.Context) { footprint.PaceProcessors(ctx, most) })
 	}
+	footprint.PaceCollector(os.Environ())
 	return f.Serve(ctx, func(d program.Deps) (program.Runner, error) {
 		return waypoint.New(f.cfg, waypoint.Deps{Log: d.Log, Metrics: d.Metrics, Environ: f.environ})
 	})

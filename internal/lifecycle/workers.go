@@ -17,7 +17,7 @@ const (
 // have grown their stacks before: growing one for each function would cost more
 // than the goroutine. What waits for long belongs elsewhere, see
 // [Workers.Continue]. NewWorkers makes one; whoever does calls Wait before
-// returning. Go may be called from many goroutines, but not after Wait.
+// returning. Go and Run may be called from many goroutines, but not after Wait.
 type Workers struct {
 	name string // set by NewWorkers, then only read
 	all  Group
@@ -37,17 +37,32 @@ func NewWorkers(name string) *Workers {
 // Go runs fn on a goroutine that Wait waits for. ctx gives a new worker its labels
 // and bounds nothing.
 func (w *Workers) Go(ctx context.Context, fn func()) {
-	w.mu.Lock()
-	if n := len(w.idle); n > 0 {
-		next := w.idle[n-1]
-		w.idle = w.idle[:n-1]
-		w.spare = min(w.spare, n-1)
-		w.mu.Unlock()
-		next <- fn
-		return
+	if !w.handOver(fn) {
+		w.all.Go(ctx, w.name, func(context.Context) { w.work(fn) })
 	}
+}
+
+// Run is Go for who has no context: a new worker has the labels of its caller.
+func (w *Workers) Run(fn func()) {
+	if !w.handOver(fn) {
+		w.all.Continue(func() { w.work(fn) })
+	}
+}
+
+// handOver gives fn to a worker that waits; false when none does.
+func (w *Workers) handOver(fn func()) bool {
+	w.mu.Lock()
+	n := len(w.idle)
+	if n == 0 {
+		w.mu.Unlock()
+		return false
+	}
+	next := w.idle[n-1]
+	w.idle = w.idle[:n-1]
+	w.spare = min(w.spare, n-1)
 	w.mu.Unlock()
-	w.all.Go(ctx, w.name, func(context.Context) { w.work(fn) })
+	next <- fn
+	return true
 }
 
 // Continue runs fn on a goroutine of its own that Wait waits for, for a function

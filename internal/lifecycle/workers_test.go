@@ -14,10 +14,14 @@ func TestWorkersRunAll(t *testing.T) {
 	var ran, rest atomic.Int64
 	const callers, each = 8, 200
 	var all sync.WaitGroup
-	for range callers {
+	for i := range callers {
+		start := func(fn func()) { w.Go(t.Context(), fn) }
+		if i%2 == 0 {
+			start = w.Run
+		}
 		all.Go(func() {
 			for range each {
-				w.Go(t.Context(), func() {
+				start(func() {
 					ran.Add(1)
 					w.Continue(func() {
 						rest.Add(1)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/ambit-mesh/ambit/internal/h2"
+	"github.com/ambit-mesh/ambit/internal/lifecycle"
 )
 
 // Errors of streams and connections.
@@ -69,7 +70,8 @@ type Conn struct {
 	// mu guards all below.
 	mu       sync.Mutex
 	streams  map[uint32]*Stream
-	tasks    sync.WaitGroup // handlers, and who writes to a peer that is slow
+	workers  *lifecycle.Workers // handlers; nil for a client
+	tasks    sync.WaitGroup     // who writes to a peer that is slow
 	out      output
 	err      error // why it ended
 	lastPeer uint32
@@ -100,6 +102,9 @@ func newConn(c net.Conn, handle func(*Stream)) *Conn {
 		nextID: 1, upTo: 1<<31 - 1, idle: time.Now(),
 		peer: peerSettings{window: 1<<16 - 1, frame: 16 << 10, streams: 100, send: 1<<16 - 1},
 	}
+	if handle != nil {
+		x.workers = lifecycle.NewWorkers("http2")
+	}
 	x.out.room.L = &x.mu
 	x.in.init(x)
 	x.hello()
@@ -118,6 +123,9 @@ func (c *Conn) Serve(initial []byte) error {
 	c.conn.SetReadDeadline(time.Now().Add(helloTime))
 	err := c.in.run(initial)
 	c.end(err)
+	if c.workers != nil {
+		c.workers.Wait()
+	}
 	c.tasks.Wait()
 	c.conn.Close()
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {

@@ -289,7 +289,7 @@ func (in *reader) onRequest(id uint32) error {
 	s.req = req
 	s.begun = time.Now()
 	c.streams[id] = s
-	c.tasks.Go(func() { c.serve(s) })
+	c.workers.Run(func() { c.serve(s) })
 	return nil
 }
 

@@ -23,8 +23,25 @@ type output struct {
 	last    time.Time // when the last write began
 }
 
+// frameBuffer is how much a buffer for frames holds, in bytes: what many answers need
+// that go out together.
+const frameBuffer = 32 << 10
+
+// frameBuffers are those of connections that have something to write.
+var frameBuffers = sync.Pool{New: func() any { return new([frameBuffer]byte) }}
+
+// freeFrames gives a buffer for frames back. One that has grown is left to the collector.
+func freeFrames(p []byte) {
+	if cap(p) == frameBuffer {
+		frameBuffers.Put((*[frameBuffer]byte)(p[:frameBuffer]))
+	}
+}
+
 // add queues a frame.
 func (o *output) add(kind http2.FrameType, flags http2.Flags, stream uint32, payload []byte) {
+	if o.frames == nil {
+		o.frames = frameBuffers.Get().(*[frameBuffer]byte)[:0]
+	}
 	o.frames = h2.AppendHead(o.frames, h2.FrameHead{Length: len(payload), Kind: kind, Flags: flags, Stream: stream})
 	o.frames = append(o.frames, payload...)
 	if kind == http2.FrameData || kind == http2.FrameHeaders {
@@ -151,7 +168,7 @@ func (c *Conn) writeRest(p []byte, from int) {
 // take takes what is queued.
 func (o *output) take() []byte {
 	p := o.frames
-	o.frames, o.spare, o.answers = o.spare[:0], nil, 0
+	o.frames, o.spare, o.answers = o.spare, nil, 0
 	return p
 }
 
@@ -168,11 +185,12 @@ func (c *Conn) wrote(p []byte, err error) {
 	o.room.Broadcast()
 }
 
-// stop ends being the writer.
+// stop ends being the writer. An idle connection holds no buffer.
 func (o *output) stop() {
-	if o.writing = false; cap(o.frames) > 4<<10 {
-		o.frames, o.spare = nil, nil // an idle connection holds no buffer
-	}
+	o.writing = false
+	freeFrames(o.frames)
+	freeFrames(o.spare)
+	o.frames, o.spare = nil, nil
 	o.room.Broadcast()
 }
 

@@ -102,14 +102,24 @@ func (s *Stream) Response(ctx context.Context) (*message.Response, error) {
 		})
 		defer stop()
 	}
+	return s.answer(func() error { return context.Cause(ctx) })
+}
+
+// Answer is Response for who calls Reset when it has waited long enough.
+func (s *Stream) Answer() (*message.Response, error) {
+	return s.answer(func() error { return nil })
+}
+
+// answer waits for the next answer, or until over says why it need not.
+func (s *Stream) answer(over func() error) (*message.Response, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for len(s.answers) == 0 {
 		if s.err != nil {
 			return nil, s.err
 		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+		if err := over(); err != nil {
+			return nil, err
 		}
 		s.recv.ready.Wait()
 	}

@@ -158,15 +158,28 @@ func (c *cluster) acquire(ctx context.Context, e *Endpoint, two bool) (place, er
 	}
 }
 
-// placeLocked takes a place if there is one. The caller holds mu.
-func (c *cluster) placeLocked(h *host, by *way, most int, two bool) (got place, ok bool) {
+// standing takes a place on a connection for e that stands, if there is one.
+func (c *cluster) standing(e *Endpoint, two bool) (got place, ok bool) {
+	by := e.way()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.standingLocked(e.h, &by, two)
+}
+
+// standingLocked takes one that was made to h in a way. The caller holds mu.
+func (c *cluster) standingLocked(h *host, by *way, two bool) (got place, ok bool) {
 	got.epoch = c.epoch
 	if two {
 		got.two = h.reserveLocked(by)
 	} else {
 		got.one = h.takeIdleLocked(by)
 	}
-	if got.one != nil || got.two != nil {
+	return got, got.one != nil || got.two != nil
+}
+
+// placeLocked takes a place if there is one. The caller holds mu.
+func (c *cluster) placeLocked(h *host, by *way, most int, two bool) (got place, ok bool) {
+	if got, ok = c.standingLocked(h, by, two); ok {
 		return got, true
 	}
 	if most > 0 && c.conns >= most {

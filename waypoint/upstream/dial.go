@@ -197,6 +197,10 @@ func (e *Endpoint) Open(ctx context.Context, version message.Version, age time.D
 	if !e.h.c.enter(limits) {
 		return nil, ErrOverflow
 	}
+	got, taken := e.h.c.standing(e, version == message.HTTP2)
+	if x := e.use(got, age); x != nil {
+		return x, nil // most often: nothing has to be waited for, so there is no deadline
+	}
 	ctx, cancel := e.connecting(ctx)
 	defer cancel()
 	var x Exchange
@@ -204,7 +208,7 @@ func (e *Endpoint) Open(ctx context.Context, version message.Version, age time.D
 	if version == message.HTTP2 {
 		x, err = e.open2(ctx)
 	} else {
-		x, err = e.open1(ctx, age)
+		x, err = e.open1(ctx, age, got, taken)
 	}
 	if err != nil {
 		e.h.c.requests.Add(-1)
@@ -216,6 +220,24 @@ func (e *Endpoint) Open(ctx context.Context, version message.Version, age time.D
 		return nil, err
 	}
 	return x, nil
+}
+
+// use goes on with a connection that stands. It is nil when there is none, or when it is
+// not good for this request; then it has been closed, and its place is still taken.
+func (e *Endpoint) use(got place, age time.Duration) Exchange {
+	if got.two != nil {
+		return &exchange2{h: e.h, k: got.two}
+	}
+	k := got.one
+	if k == nil {
+		return nil
+	}
+	if time.Since(k.since) < age && k.raw.Quiet() {
+		k.reused, k.began = true, false
+		return k
+	}
+	k.shut()
+	return nil
 }
 
 // Address is where the endpoint is, for records.

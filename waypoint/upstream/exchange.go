@@ -23,7 +23,7 @@ type Exchange interface {
 	// endpoint. What other requests send may take it.
 	Room(want int) int
 	// Response waits for the next answer: informational ones, then the final one.
-	// The body of the final one is read from it.
+	// Interrupt ends the wait, which the caller sees to when ctx ends. The body of the final one is read from it.
 	Response(ctx context.Context) (*message.Response, error)
 	// Hijack gives the connection to who has changed its protocol. nil means that
 	// it cannot.

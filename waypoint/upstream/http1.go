@@ -34,19 +34,18 @@ type conn1 struct {
 	hijacked    bool
 }
 
-// open1 gets a connection, a kept one if it was used less than age ago.
-func (e *Endpoint) open1(ctx context.Context, age time.Duration) (Exchange, error) {
+// open1 makes a connection on a place that is taken already, or else gets one: a kept
+// one if it was used less than age ago.
+func (e *Endpoint) open1(ctx context.Context, age time.Duration, got place, taken bool) (Exchange, error) {
 	c := e.h.c
-	got, err := c.acquire(ctx, e, false)
-	if err != nil {
-		return nil, err
-	}
-	if k := got.one; k != nil {
-		if time.Since(k.since) < age && k.raw.Quiet() {
-			k.reused, k.began = true, false
-			return k, nil
+	if !taken {
+		var err error
+		if got, err = c.acquire(ctx, e, false); err != nil {
+			return nil, err
 		}
-		k.shut() // its place is ours
+		if x := e.use(got, age); x != nil {
+			return x, nil
+		}
 	}
 	raw, err := e.dial(ctx, alpnHTTP1)
 	if err != nil {

@@ -134,8 +134,8 @@ func (x *exchange2) Flush() error {
 }
 
 // Response implements [Exchange].
-func (x *exchange2) Response(ctx context.Context) (*message.Response, error) {
-	resp, err := x.s.Load().Response(ctx)
+func (x *exchange2) Response(context.Context) (*message.Response, error) {
+	resp, err := x.s.Load().Answer()
 	if errors.Is(err, http2.ErrUnprocessed) {
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	}

@@ -100,9 +100,7 @@ func (u *Upstreams) source(snap *workload.Snapshot) *workload.Workload {
 	if own, ok := snap.LookupPod(u.cfg.Self); ok {
 		return own
 	}
-	w := &workload.Workload{}
-	w.Network = u.cfg.Network
-	return w
+	return u.unlisted
 }
 
 // picker holds what one choice goes by.

@@ -57,6 +57,8 @@ type Upstreams struct {
 	pool  *hbone.Pool
 	tasks lifecycle.Group // of connections of HTTP/2
 	vault vault
+	// unlisted is ourselves while the control plane does not know us.
+	unlisted *workload.Workload
 
 	mu       sync.Mutex
 	clusters map[Key]*cluster
@@ -83,7 +85,9 @@ func (k Key) String() string {
 func New(cfg Config, deps Deps) *Upstreams {
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 60*time.Second)
-	return &Upstreams{cfg: cfg, deps: deps, pool: hbone.NewPool(cfg.Pool, deps.Trace), clusters: map[Key]*cluster{}}
+	unlisted := &workload.Workload{}
+	unlisted.Network = cfg.Network
+	return &Upstreams{cfg: cfg, deps: deps, pool: hbone.NewPool(cfg.Pool, deps.Trace), clusters: map[Key]*cluster{}, unlisted: unlisted}
 }
 
 // sweepTime is how often connections are looked at that nobody has used.

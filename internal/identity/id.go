@@ -68,6 +68,16 @@ func (id ID) String() string {
 	return "spiffe://" + id.Principal()
 }
 
+// Append appends what String returns to p.
+func (id ID) Append(p []byte) []byte {
+	if id.IsZero() {
+		return p
+	}
+	p = append(append(p, "spiffe://"...), id.TrustDomain...)
+	p = append(append(p, "/ns/"...), id.Namespace...)
+	return append(append(p, "/sa/"...), id.ServiceAccount...)
+}
+
 // Principal returns the ID without its scheme, as authorization policies write
 // it, or "" for the zero ID.
 func (id ID) Principal() string {

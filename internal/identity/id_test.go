@@ -66,6 +66,9 @@ func TestZeroIDIsNobody(t *testing.T) {
 	if !id.IsZero() || id.String() != "" || id.Principal() != "" {
 		t.Errorf("zero ID: IsZero %v, String %q, Principal %q", id.IsZero(), id, id.Principal())
 	}
+	if got := id.Append(nil); len(got) != 0 {
+		t.Errorf("zero ID appends %q", got)
+	}
 	if got := (ID{"td", "shop", "web"}).Principal(); got != "td/ns/shop/sa/web" {
 		t.Errorf("Principal = %q", got)
 	}
@@ -85,6 +88,9 @@ func FuzzParseID(f *testing.F) {
 		}
 		if id.String() != s {
 			t.Errorf("ParseID(%q) writes itself as %q", s, id)
+		}
+		if got := string(id.Append([]byte("before "))); got != "before "+s {
+			t.Errorf("ParseID(%q) appends %q", s, got)
 		}
 		if again, err := NewID(id.TrustDomain, id.Namespace, id.ServiceAccount); err != nil || again != id {
 			t.Errorf("NewID of the parts of %q = %v, %v", s, again, err)

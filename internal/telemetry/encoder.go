@@ -17,6 +17,10 @@ func newJSONEncoder() zapcore.Encoder {
 		LevelKey: "level", TimeKey: "time", NameKey: "scope", MessageKey: "message",
 		EncodeLevel: func(l zapcore.Level, out zapcore.PrimitiveArrayEncoder) { out.AppendString(levelName(l)) },
 		EncodeTime: func(t time.Time, out zapcore.PrimitiveArrayEncoder) {
+			if direct, ok := out.(interface{ AppendTimeLayout(time.Time, string) }); ok {
+				direct.AppendTimeLayout(t.UTC(), timeLayout) // into the line, without a text of its own
+				return
+			}
 			out.AppendString(t.UTC().Format(timeLayout))
 		},
 		EncodeDuration: func(d time.Duration, out zapcore.PrimitiveArrayEncoder) { out.AppendString(d.String()) },

@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,17 +32,22 @@ type line struct {
 	took time.Duration
 }
 
+// texts are what the text of one field is put together in. Encoders keep a copy.
+var texts = sync.Pool{New: func() any { return new([]byte) }}
+
 // MarshalLogObject writes the fields in their order.
 func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	rec := l.rec
+	scratch := texts.Get().(*[]byte)
+	defer texts.Put(scratch)
 	text := func(key, value string) {
 		if value != "" {
 			enc.AddString(key, value)
 		}
 	}
-	peer(text, "src", &rec.Source)
+	peer(enc, scratch, &sourceKeys, &rec.Source)
 	text("dst.service", rec.Service.Host)
-	peer(text, "dst", &rec.Destination)
+	peer(enc, scratch, &destinationKeys, &rec.Destination)
 	text("dst.asked", rec.Asked)
 	text("protocol", string(rec.Protocol))
 	if rec.Method != "" {
@@ -63,7 +69,8 @@ func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	text("flags", rec.Flags)
 	text("details", rec.Details)
 	if rec.Upstream.IsValid() {
-		text("upstream", rec.Upstream.String())
+		*scratch = rec.Upstream.AppendTo((*scratch)[:0])
+		enc.AddByteString("upstream", *scratch)
 	}
 	if rec.Tries > 1 {
 		enc.AddInt("tries", rec.Tries)
@@ -79,12 +86,29 @@ func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// peer writes one end.
-func peer(text func(key, value string), end string, p *telemetry.Peer) {
+// peerKeys are the names of the fields of one end.
+type peerKeys struct{ addr, workload, namespace, identity string }
+
+// The two ends.
+var (
+	sourceKeys      = peerKeys{"src.addr", "src.workload", "src.namespace", "src.identity"}
+	destinationKeys = peerKeys{"dst.addr", "dst.workload", "dst.namespace", "dst.identity"}
+)
+
+// peer writes one end. There is a line for each request, so that no text is made for it.
+func peer(enc zapcore.ObjectEncoder, scratch *[]byte, key *peerKeys, p *telemetry.Peer) {
 	if p.Addr.IsValid() {
-		text(end+".addr", p.Addr.String())
+		*scratch = p.Addr.AppendTo((*scratch)[:0])
+		enc.AddByteString(key.addr, *scratch)
 	}
-	text(end+".workload", cmp.Or(p.Workload.Name, p.Workload.WorkloadName)) // callers say the latter
-	text(end+".namespace", p.Workload.Namespace)
-	text(end+".identity", p.Identity.String())
+	if name := cmp.Or(p.Workload.Name, p.Workload.WorkloadName); name != "" { // callers say the latter
+		enc.AddString(key.workload, name)
+	}
+	if p.Workload.Namespace != "" {
+		enc.AddString(key.namespace, p.Workload.Namespace)
+	}
+	if !p.Identity.IsZero() {
+		*scratch = p.Identity.Append((*scratch)[:0])
+		enc.AddByteString(key.identity, *scratch)
+	}
 }

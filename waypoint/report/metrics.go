@@ -143,6 +143,9 @@ func (m *metrics) resolve(p Protocol, values []string) *series {
 
 // grpcLabel keeps what is a status of gRPC, which an application chooses.
 func grpcLabel(text string) string {
+	if text == "" {
+		return "" // an error would cost memory
+	}
 	if n, err := strconv.Atoi(text); err != nil || n < 0 || n > 16 {
 		return ""
 	}

@@ -59,7 +59,11 @@ func (f *flight) permit(ctx context.Context, dest netip.AddrPort, rules *config.
 		return &filter.Answer{Status: 503, Body: "policy is missing", Flag: "NC", Details: "rbac_policy_missing"}
 	}
 	fresh, refused := f.check(ctx, rules)
-	for asks := rules.Policies.Asks(f.subject(dest)); len(asks) > 0; asks = rules.Policies.Asks(f.subject(dest)) {
+	for rules.Policies.AsksAnybody() {
+		asks := rules.Policies.Asks(f.subject(dest))
+		if len(asks) == 0 {
+			break
+		}
 		for _, ask := range asks {
 			if a := f.ask(ctx, ask, dest); a != nil {
 				return a

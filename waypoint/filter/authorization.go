@@ -250,10 +250,13 @@ type Ask struct {
 	Provider string
 }
 
+// AsksAnybody reports whether a policy of the set asks a provider.
+func (set *Set) AsksAnybody() bool { return set != nil && set.customs > 0 }
+
 // Asks are the CUSTOM policies that match in either reading of the path and whose
 // providers have not approved, each provider once.
 func (set *Set) Asks(s *Subject) []Ask {
-	if set == nil || set.customs == 0 {
+	if !set.AsksAnybody() {
 		return nil
 	}
 	path, alt := s.paths()

@@ -70,3 +70,43 @@ spec:
 	})
 	w.eventually("the endpoint serves after clients have gone", func() bool { return get(t.Context(), hc, "GET", "/").status == 200 })
 }
+
+// Where failures count apart an endpoint that nobody reaches is put out, and one that
+// answers badly is not.
+func TestFailuresThatCountApart(t *testing.T) {
+	w := newWorld(t)
+	s := w.outside("bank", "{number: 80, name: http, targetPort: 8080}", "", "") // the second is not there
+	var asked atomic.Int64
+	w.serveApp(s.pods[0], http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		rw.WriteHeader(500)
+	}))
+	w.rule("bank.example", "apart", "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 1, consecutive5xxErrors: 0, baseEjectionTime: 600s, maxEjectionPercent: 100}}")
+	hc := w.client("web").http(s, 80, false)
+	tries := func() (n int) {
+		for _, rec := range w.records() {
+			if rec["tries"] != nil {
+				n++
+			}
+		}
+		return n
+	}
+	w.eventually("the endpoint that is not there is put out", func() bool {
+		before := tries()
+		for range 20 {
+			if a := get(t.Context(), hc, "GET", "/"); a.status != 500 {
+				return false
+			}
+		}
+		return before > 0 && tries() == before
+	})
+	before, was := tries(), asked.Load()
+	for range 50 {
+		if a := get(t.Context(), hc, "GET", "/"); a.status != 500 {
+			t.Fatalf("%+v", a)
+		}
+	}
+	if n := asked.Load() - was; n != 50 || tries() != before {
+		t.Errorf("%d of 50 requests reached the one that answers, %d were tried again", n, tries()-before)
+	}
+}

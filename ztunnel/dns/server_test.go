@@ -216,6 +216,29 @@ func TestZoneTransferIsRelayed(t *testing.T) {
 	}
 }
 
+// A zone transfer for a pod that nobody has told of is refused, and takes no place of
+// those that wait for upstream: of the pod or of the node.
+func TestZoneTransferOfAnUnknownPod(t *testing.T) {
+	budget := NewBudget()
+	b := newBench(t, store(t), func(_ *Config, _ *Pod, d *Deps, _ *upstream) { d.Budget = budget })
+	for range 3 {
+		env, err := new(dns.Transfer).In(new(dns.Msg).SetAxfr("example.org."), b.tcp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range env {
+			if e.Error == nil {
+				t.Errorf("got %d records, want the end", len(e.RR))
+			}
+		}
+	}
+	b.leave()
+	<-b.done
+	if pod, node := len(b.waiting), len(budget.slots); pod != 0 || node != 0 {
+		t.Errorf("%d places of the pod and %d of the node are taken for ever", pod, node)
+	}
+}
+
 func TestUnknownClientServFail(t *testing.T) {
 	b := newBench(t, store(t, service("shop", "db.shop.svc.cluster.local", nil, "10.96.0.1")))
 	if m := b.ask("udp", "db.shop.svc.cluster.local", dns.TypeA); m.Rcode != dns.RcodeServerFailure {

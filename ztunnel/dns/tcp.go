@@ -74,8 +74,11 @@ func (s *Server) stream(ctx context.Context, q *question, target netip.AddrPort)
 // everything both ways until one side ends it.
 func (s *Server) relay(ctx context.Context, q *question, c net.Conn, target netip.AddrPort) {
 	_, a, done := s.own(q, "tcp")
+	if done {
+		return
+	}
 	leave, err := s.enter()
-	if done || err != nil {
+	if err != nil {
 		return
 	}
 	defer leave()

@@ -161,6 +161,7 @@ type attempt struct {
 func (o *Outbound) openOnce(ctx context.Context, f *flight, a attempt) (way, error) {
 	plan := a.plan
 	if plan.Mode == route.Direct {
+		o.goesThrough(f, hbone.Key{})
 		conn, err := o.connect(ctx, f, a)
 		if err != nil {
 			return nil, err
@@ -168,9 +169,7 @@ func (o *Outbound) openOnce(ctx context.Context, f *flight, a attempt) (way, err
 		return &directWay{server: conn}, nil
 	}
 	t := o.target(f, a)
-	o.mu.Lock()
-	f.key = t.Key
-	o.mu.Unlock()
+	o.goesThrough(f, t.Key)
 	r := hbone.Request{Authority: plan.Authority, Header: about.RequestHeader(f.source, f.Client, plan.Service, f.trace.Context)}
 	if n := o.neighbour(f, plan); n != nil {
 		return o.openLocal(ctx, f, n, t, r)
@@ -180,6 +179,14 @@ func (o *Outbound) openOnce(ctx context.Context, f *flight, a attempt) (way, err
 		return nil, err
 	}
 	return &tunnelWay{stream: stream, peer: o.peers.id(t.Key)}, nil
+}
+
+// goesThrough notes the tunnel of f's try, none when key is zero: whatever ends what goes
+// through a tunnel ends f only while that one does.
+func (o *Outbound) goesThrough(f *flight, key hbone.Key) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f.key = key
 }
 
 // errNoAnswer is why a connect was given up before its time: another endpoint is

@@ -135,12 +135,17 @@ func (w *witness) current() <-chan struct{} {
 	return w.alive
 }
 
-// lose ends all flights because of cause.
+// lose ends all flights because of cause, and the watch with them: who joins before the
+// last of them has left, when there is a tunnel again, begins another.
 func (w *witness) lose(cause *telemetry.Error) {
 	w.owner.witnesses.mu.Lock()
 	defer w.owner.witnesses.mu.Unlock()
 	for f := range w.flights {
 		f.cancel(cause)
+	}
+	if w.unwatch != nil {
+		w.unwatch()
+		w.unwatch = nil
 	}
 }
 

@@ -245,6 +245,12 @@ var attacks = []attack{
 			a.fr.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 		})
 	}},
+	{"rapid reset of requests that have ended", LimitRapidReset, http2.ErrCodeEnhanceYourCalm, func(a *attacker) {
+		a.flood(func(i int) {
+			a.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: a.block(), EndHeaders: true, EndStream: true})
+			a.fr.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+		})
+	}},
 	{"requests that are none", LimitBadRequests, http2.ErrCodeEnhanceYourCalm, func(a *attacker) {
 		a.flood(func(i int) {
 			a.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: []byte{0x82}, EndHeaders: true})

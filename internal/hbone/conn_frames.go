@@ -223,9 +223,9 @@ func (c *conn) onReset(h frameHeader, p []byte) error {
 		return err
 	}
 	c.mu.Lock()
-	answered, over := s.answered, s.recving.ended || s.sending.ended
+	answered, ended := s.answered, s.recving.ended || s.sending.ended
 	c.mu.Unlock()
-	if !over {
+	if !answered || !ended { // a request may end at once, and then be reset
 		if err := c.countReset(answered); err != nil {
 			return err
 		}

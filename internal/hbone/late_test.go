@@ -87,3 +87,48 @@ func TestEndTwice(t *testing.T) {
 		t.Errorf("told %d times of the end, want once", len(told))
 	}
 }
+
+// A request that is taken back before its answer ends for who works on it, also when its
+// client has nothing more to say.
+func TestRequestTakenBack(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan error, 1)
+	n := newNode(t, nodeConfig{server: ServerConfig{Handle: func(ctx context.Context, _ *Incoming) {
+		close(began)
+		select {
+		case <-ctx.Done():
+			ended <- context.Cause(ctx)
+		case <-time.After(5 * time.Second):
+			ended <- nil
+		}
+	}}})
+	a := newAttacker(t, n)
+	a.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: a.block(), EndHeaders: true, EndStream: true})
+	a.flush()
+	<-began
+	a.fr.WriteRSTStream(1, http2.ErrCodeCancel)
+	a.flush()
+	if _, ok := errors.AsType[*ResetError](<-ended); !ok {
+		t.Error("the handler goes on for a client that has left")
+	}
+}
+
+// Requests that end at once and are then reset count like any others: each has made the
+// handler begin. They need not come so fast that handlers pile up.
+func TestRapidResetOfRequestsThatHaveEnded(t *testing.T) {
+	c := newConnForTest(t)
+	var err error
+	resets := 0
+	for ; err == nil && resets < 2*rapidResetRate.burst; resets++ {
+		id := uint32(2*resets + 1)
+		c.mu.Lock()
+		s := c.newStream(id)
+		s.recving.ended, s.recving.done, s.end = true, true, true
+		c.streams[id] = s
+		c.mu.Unlock()
+		err = c.onReset(frameHeader{stream: id}, []byte{0, 0, 0, byte(http2.ErrCodeCancel)})
+		s.release()
+	}
+	if ce, ok := errors.AsType[*ConnError](err); !ok || ce.Limit != LimitRapidReset || resets != rapidResetRate.burst+1 {
+		t.Errorf("after %d resets: %v, want the limit %s after %d", resets, err, LimitRapidReset, rapidResetRate.burst+1)
+	}
+}

@@ -251,11 +251,12 @@ func (s *Stream) loseReceived(err error) {
 
 // resetByPeer takes a RST_STREAM. A peer that has sent all and then says
 // NO_ERROR or CANCEL only wants no more from us: what it sent still goes to the
-// application. Any other reset is one for the application too.
+// application. Any other reset is one for the application too, and one before
+// there is an answer is for who works on it.
 func (s *Stream) resetByPeer(code http2.ErrCode) {
 	c, err := s.c, &ResetError{Code: code}
 	c.mu.Lock()
-	soft := s.recving.done && (code == http2.ErrCodeNo || code == http2.ErrCodeCancel)
+	soft := s.answered && s.recving.done && (code == http2.ErrCodeNo || code == http2.ErrCodeCancel)
 	if !soft {
 		c.mu.Unlock()
 		s.lose(err)

@@ -31,6 +31,9 @@ func (m *Model) dependOnNamespace(namespace string, d dirty) {
 	for name := range s.entries {
 		d.add(Key{KindWorkloadEntry, namespace, name})
 	}
+	for name := range s.slices {
+		d.add(Key{KindEndpointSlice, namespace, name})
+	}
 	m.markPolicies(namespace, d)
 }
 

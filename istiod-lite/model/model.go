@@ -118,6 +118,9 @@ func (m *Model) Apply(events ...Event) []Change {
 	for key := range d {
 		m.rederive(key, before, conditions)
 	}
+	for _, e := range events {
+		m.shrink(namespaceOf(e.Key))
+	}
 	var changes []Change
 	for key, old := range before {
 		if c, differs := m.change(key, old); differs {
@@ -137,10 +140,9 @@ func (m *Model) Apply(events ...Event) []Change {
 
 // apply stores one object, or forgets it, and marks what depends on it.
 func (m *Model) apply(e Event, d dirty) {
-	s := m.space(e.Key.Namespace)
+	s := m.ownSpace(namespaceOf(e.Key))
 	switch e.Key.Kind {
 	case KindNamespace:
-		s = m.space(e.Key.Name)
 		object, _ := e.Object.(*corev1.Namespace)
 		s.namespace = object
 		m.dependOnNamespace(e.Key.Name, d)
@@ -224,8 +226,40 @@ func (m *Model) applyNode(e Event, d dirty) {
 	}
 }
 
-// space is that of a namespace, made when it is not there.
+// space is that of a namespace, to be read: of one that nobody has told of anything,
+// an empty one.
 func (m *Model) space(namespace string) *space {
+	if s := m.spaces[namespace]; s != nil {
+		return s
+	}
+	return &space{}
+}
+
+// namespaceOf is the namespace whose space an object is in.
+func namespaceOf(key Key) string {
+	if key.Kind == KindNamespace {
+		return key.Name
+	}
+	return key.Namespace
+}
+
+// shrink forgets the space of a namespace in which nothing is left.
+func (m *Model) shrink(namespace string) {
+	if s := m.spaces[namespace]; s != nil && s.isEmpty() {
+		delete(m.spaces, namespace)
+	}
+}
+
+// isEmpty reports whether nothing is in a space, nor its namespace there.
+func (s *space) isEmpty() bool {
+	objects := len(s.pods) + len(s.services) + len(s.slices) + len(s.policies) + len(s.peers) + len(s.tokens) +
+		len(s.entries) + len(s.serviceEntries) + len(s.gateways) + len(s.httpRoutes) + len(s.grpcRoutes) + len(s.tlsRoutes) +
+		len(s.tcpRoutes) + len(s.grants) + len(s.virtuals) + len(s.rules) + len(s.profiles) + len(s.backends) + len(s.limits)
+	return s.namespace == nil && objects+len(s.podSlices) == 0
+}
+
+// ownSpace is that of a namespace, made when it is not there.
+func (m *Model) ownSpace(namespace string) *space {
 	s := m.spaces[namespace]
 	if s == nil {
 		s = &space{

@@ -94,7 +94,7 @@ func (m *Model) unattached(ref gateway.ParentReference, service Key) string {
 // rivals says who else is attached where a route is: served is false when it counts
 // on no port. first are those that come before it, notes those that come after.
 func (m *Model) rivals(r route, ref gateway.ParentReference, service Key) (served bool, first, notes []string) {
-	s := m.spaces[service.Namespace].services[service.Name]
+	s := m.space(service.Namespace).services[service.Name]
 	ports := portsOf(s)
 	on := m.routesOn(service, ports)
 	for _, p := range ports {

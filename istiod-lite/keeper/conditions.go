@@ -106,15 +106,18 @@ func (k *Keeper) keepConditions(ctx context.Context, key model.Key) error {
 		return nil
 	}
 	next := merge(ours, want, o.GetGeneration(), time.Now())
-	if key.Kind != model.KindService {
+	says := map[string]any{}
+	if key.Kind != model.KindService && len(others) > 0 {
 		// There the list is one value, whoever wrote what of it.
 		next = append(slices.Clone(others), next...)
+		says["metadata"] = unlessChanged(o)
 	}
 	content := []any{}
 	for _, c := range next {
 		content = append(content, c.content())
 	}
-	err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{"conditions": content}})
+	says["status"] = map[string]any{"conditions": content}
+	err := k.deps.Client.Apply(ctx, manager, target, says)
 	if apierrors.IsNotFound(err) {
 		return nil // it has gone, or a definition of somebody else gives it no status
 	}
@@ -123,6 +126,13 @@ func (k *Keeper) keepConditions(ctx context.Context, key model.Key) error {
 	}
 	k.wrote(key)
 	return nil
+}
+
+// unlessChanged is metadata with which a write is refused when the object is another
+// than o by now: what others say in a list that we write as a whole must be what they
+// said last.
+func unlessChanged(o model.Object) map[string]any {
+	return map[string]any{"resourceVersion": o.GetResourceVersion()}
 }
 
 // sameConditions reports whether what stands is what should.

@@ -63,7 +63,11 @@ func (k *Keeper) keepParents(ctx context.Context, key model.Key) error {
 		return nil
 	}
 	field, content := "parents", []any{}
+	says := map[string]any{}
 	for _, p := range next {
+		if p.ControllerName != model.MeshController {
+			says["metadata"] = unlessChanged(o)
+		}
 		if key.Kind == model.KindBackendPolicy {
 			field = "ancestors"
 			content = append(content, gateway.PolicyAncestorStatus{AncestorRef: p.ParentRef, ControllerName: p.ControllerName, Conditions: p.Conditions})
@@ -71,7 +75,8 @@ func (k *Keeper) keepParents(ctx context.Context, key model.Key) error {
 			content = append(content, p)
 		}
 	}
-	if err := k.deps.Client.Apply(ctx, manager, target, map[string]any{"status": map[string]any{field: content}}); err != nil {
+	says["status"] = map[string]any{field: content}
+	if err := k.deps.Client.Apply(ctx, manager, target, says); err != nil {
 		return errorOf("status", key, err)
 	}
 	k.wrote(key)

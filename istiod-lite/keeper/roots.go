@@ -45,6 +45,14 @@ func (r *roots) note(namespace string, data map[string]string) {
 	r.says[namespace] = data[rootsKey]
 }
 
+// drop forgets when it was written to a namespace that is gone. What its ConfigMap says
+// goes with that.
+func (r *roots) drop(namespace string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.wrote, namespace)
+}
+
 // forget knows of none again.
 func (r *roots) forget() {
 	r.mu.Lock()
@@ -114,8 +122,12 @@ func (k *Keeper) keepRoot(ctx context.Context, namespace string) error {
 	key := model.Key{Kind: model.KindNamespace, Name: namespace}
 	o, _ := k.deps.World.Look(key)
 	n, ok := o.(*corev1.Namespace)
+	if !ok {
+		k.roots.drop(namespace)
+		return nil
+	}
 	want := k.deps.Authority.Roots()
-	if !ok || n.DeletionTimestamp != nil || n.Status.Phase == corev1.NamespaceTerminating || !k.roots.differs(namespace, want) {
+	if n.DeletionTimestamp != nil || n.Status.Phase == corev1.NamespaceTerminating || !k.roots.differs(namespace, want) {
 		return nil
 	}
 	if wait := k.roots.wait(namespace, time.Now()); wait > 0 {

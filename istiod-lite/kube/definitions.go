@@ -27,7 +27,7 @@ const untilServed, untilServedMost = 200 * time.Millisecond, 5 * time.Second
 type definitions struct {
 	// mu guards the fields below.
 	mu     sync.Mutex
-	there  map[string]string // name to UID and version: another one is to be read anew
+	there  map[string]string // name to UID: another one is to be read anew
 	listed bool
 	notify chan struct{}
 }
@@ -175,15 +175,18 @@ func (s *Source) readCustom(ctx context.Context, f *feed) {
 	}
 }
 
-// readVersion reads the kind in one version until ctx ends.
+// readVersion reads the kind in one version until ctx ends, or the API server serves
+// that no more, as after an upgrade of the definition.
 func (s *Source) readVersion(ctx context.Context, f *feed, version string) error {
 	client, err := s.client.custom(f.kind.group, version)
 	if err != nil {
 		return err
 	}
 	s.log.Info("reading", zap.String("definition", f.kind.crd()), zap.String("version", version))
-	f.run(ctx, client, version)
-	return nil
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	f.run(ctx, client, version, stop)
+	return context.Cause(ctx)
 }
 
 // readDefinitions keeps d up to date until ctx ends.

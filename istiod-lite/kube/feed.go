@@ -161,19 +161,20 @@ func (k *kind) key(o model.Object) model.Key {
 	return model.Key{Kind: k.kind, Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-// run reads through client until ctx ends, whatever happens to the connection.
-func (f *feed) run(ctx context.Context, client rest.Interface, version string) {
+// run reads through client until ctx ends, whatever happens to the connection. unserved
+// is called when there is no such thing at the API server.
+func (f *feed) run(ctx context.Context, client rest.Interface, version string, unserved func(error)) {
 	f.mu.Lock()
 	f.reads = version
 	f.mu.Unlock()
-	reflector := cache.NewReflectorWithOptions(f.listWatch(client), f.kind.empty(), f, reflecting(string(f.kind.kind)))
+	reflector := cache.NewReflectorWithOptions(f.listWatch(client, unserved), f.kind.empty(), f, reflecting(string(f.kind.kind)))
 	// What goes wrong is noted by listWatch; the library's own lines would come
 	// again and again.
 	reflector.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
 
 // listWatch reads the kind and notes how that goes.
-func (f *feed) listWatch(client rest.Interface) cache.ListerWatcher {
+func (f *feed) listWatch(client rest.Interface, unserved func(error)) cache.ListerWatcher {
 	only := f.kind.only
 	if only == nil {
 		only = fields.Everything()
@@ -181,15 +182,21 @@ func (f *feed) listWatch(client rest.Interface) cache.ListerWatcher {
 	inner := cache.NewFilteredListWatchFromClient(client, f.kind.resource, f.kind.namespace, func(o *metav1.ListOptions) {
 		o.FieldSelector = only.String()
 	})
+	note := func(err error) {
+		f.note(err)
+		if isNotFound(err) {
+			unserved(err)
+		}
+	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := inner.ListWithContext(ctx, o)
-			f.note(err)
+			note(err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			w, err := inner.WatchWithContext(ctx, o)
-			f.note(err)
+			note(err)
 			return w, err
 		},
 	}

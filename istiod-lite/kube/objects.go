@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -197,12 +198,24 @@ type told struct {
 	version string
 }
 
-// versionOf changes with what users write: the generation, where the kind has one.
+// versionOf changes with what users write: the generation, where the kind has one, else
+// what the API server notes of who wrote which fields but those of the status, which an
+// autoscaler's controller writes all the time.
 func versionOf(o metav1.Object) string {
-	if o.GetGeneration() != 0 {
-		return fmt.Sprint(o.GetUID(), " ", o.GetGeneration(), " ", o.GetDeletionTimestamp() != nil)
+	written := fmt.Sprint(o.GetGeneration())
+	if o.GetGeneration() == 0 {
+		if len(o.GetManagedFields()) == 0 {
+			return o.GetResourceVersion()
+		}
+		hash := sha256.New()
+		for _, f := range o.GetManagedFields() {
+			if f.Subresource == "" {
+				fmt.Fprintln(hash, f.Manager, f.Operation, f.Time, f.FieldsV1)
+			}
+		}
+		written = fmt.Sprintf("%x", hash.Sum(nil))
 	}
-	return o.GetResourceVersion()
+	return fmt.Sprint(o.GetUID(), " ", written, " ", o.GetDeletionTimestamp() != nil)
 }
 
 // newWatched knows of nothing.

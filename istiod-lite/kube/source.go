@@ -54,7 +54,7 @@ func (s *Source) Run(ctx context.Context, fn func([]model.Event)) error {
 			continue
 		}
 		client := f.kind.builtIn(s.client.typed)
-		reading.Go(ctx, "kube-"+string(f.kind.kind), func(ctx context.Context) { f.run(ctx, client, f.kind.versions[0]) })
+		reading.Go(ctx, "kube-"+string(f.kind.kind), func(ctx context.Context) { f.run(ctx, client, f.kind.versions[0], func(error) {}) })
 	}
 	reading.Go(ctx, "kube-definitions", s.followDefinitions)
 	select {

@@ -100,12 +100,21 @@ func (a *Agent) retractOffer(ctx context.Context, at *attachment, reason string)
 // release takes the last rules of the pod away, and tells ztunnel. The caller
 // holds at.
 func (a *Agent) release(ctx context.Context, at *attachment, reason string) error {
+	a.forgetDNS(at)
 	if err := redirect.Remove(at.ns); err != nil {
 		a.setReason(at, err.Error())
 		return fmt.Errorf("take the rules of pod %s away: %w", at, err)
 	}
 	a.retract(ctx, at, reason)
 	return nil
+}
+
+// forgetDNS has the questions of a pod that is let go pass by the proxy, also those from
+// ports that have asked before.
+func (a *Agent) forgetDNS(at *attachment) {
+	if err := redirect.ForgetDNS(at.ns); err != nil {
+		a.log.Warn("names that the pod asks for within the next minutes may not be answered", zap.Stringer("pod", at), zap.Error(err))
+	}
 }
 
 // retract notes that a captured pod is so no more, and tells ztunnel. The caller
@@ -156,6 +165,7 @@ func (a *Agent) end(ctx context.Context) {
 		wait = 200 * time.Millisecond
 	}
 	for _, at := range all {
+		a.forgetDNS(at)
 		if err := redirect.Remove(at.ns); err != nil {
 			a.log.Error("the rules of a pod cannot be taken away", zap.Stringer("pod", at), zap.Error(err))
 		}

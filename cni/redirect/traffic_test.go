@@ -10,6 +10,8 @@ import (
 	"github.com/ambit-mesh/ambit/cni/redirect"
 	"github.com/ambit-mesh/ambit/internal/netns"
 	"github.com/ambit-mesh/ambit/internal/netns/netnstest"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // world is a pod and what is outside of it, joined by a veth; everything that is
@@ -288,6 +290,37 @@ func TestDNSQuestionsGoToTheProxyOnlyWhenAskedFor(t *testing.T) {
 	}
 }
 
+// A socket that goes on asking, or a new one with the same port, is answered by its server
+// once the pod has left the mesh, also where rules of the pod's own keep conntrack at work.
+func TestQuestionsFromAPortOfBeforeAreAnsweredAfterTheEnd(t *testing.T) {
+	eachStack(t, redirect.Config{DNS: true}, func(t *testing.T, w world, s stack) {
+		apply(t, w.pod, redirect.Config{DNS: true, IPv6: true}) // the stack before has taken it away
+		nft(t, w.pod, func(c *nftables.Conn) {
+			table := c.AddTable(&nftables.Table{Name: "own", Family: nftables.TableFamilyINet})
+			chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter})
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}}})
+		})
+		proxy := listenUDP(t, w.pod, netip.AddrPortFrom(s.loopback, 15053))
+		server := listenUDP(t, w.outside, netip.AddrPortFrom(s.outside, 53))
+		other := listenUDP(t, w.outside, netip.AddrPortFrom(s.outside, 5000))
+		asker := dialUDP(t, w.pod, netip.AddrPortFrom(s.outside, 53))
+		stranger := dialUDP(t, w.pod, netip.AddrPortFrom(s.outside, 5000))
+		ask(t, asker, proxy)
+		ask(t, stranger, other)
+		apply(t, w.pod, redirect.Config{DNS: true, IPv6: true, Releasing: true})
+		ask(t, asker, proxy) // conntrack remembers: this is what has to be forgotten
+		if err := redirect.ForgetDNS(w.pod); err != nil {
+			t.Fatal(err)
+		}
+		ask(t, asker, server)
+		if err := redirect.Remove(w.pod); err != nil {
+			t.Fatal(err)
+		}
+		ask(t, asker, server)
+		ask(t, stranger, other)
+	})
+}
+
 func TestOtherUDPIsLeftAlone(t *testing.T) {
 	eachStack(t, redirect.Config{DNS: true}, func(t *testing.T, w world, s stack) {
 		server := listenUDP(t, w.outside, netip.AddrPortFrom(s.outside, 5000))
@@ -312,20 +345,32 @@ func listenUDP(t testing.TB, ns *netns.NS, addr netip.AddrPort) *net.UDPConn {
 // the answer to come from dst.
 func askUDP(t testing.TB, ns *netns.NS, dst netip.AddrPort, taker *net.UDPConn) {
 	t.Helper()
+	ask(t, dialUDP(t, ns, dst), taker)
+}
+
+// dialUDP makes a socket inside ns that takes datagrams from dst alone.
+func dialUDP(t testing.TB, ns *netns.NS, dst netip.AddrPort) *net.UDPConn {
+	t.Helper()
 	var c *net.UDPConn
 	netnstest.Do(t, ns, func() (err error) {
 		c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
 		return err
 	})
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// ask sends a datagram, has taker answer it, and takes the answer.
+func ask(t testing.TB, c, taker *net.UDPConn) {
+	t.Helper()
 	if _, err := c.Write([]byte("question")); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 16)
 	n, from, err := taker.ReadFromUDPAddrPort(buf)
 	if err != nil || string(buf[:n]) != "question" {
-		t.Fatalf("the question to %v did not arrive at %v: %q, %v", dst, taker.LocalAddr(), buf[:n], err)
+		t.Fatalf("the question to %v did not arrive at %v: %q, %v", c.RemoteAddr(), taker.LocalAddr(), buf[:n], err)
 	}
 	if _, err := taker.WriteToUDPAddrPort([]byte("answer"), from); err != nil {
 		t.Fatal(err)

@@ -55,8 +55,6 @@ func (t *trafficConverter) tls(at string, s *api.ClientTLSSettings) *waypointapi
 		broken("mode", "MUTUAL needs clientCertificate and privateKey")
 	case out.Unverified:
 		t.note(at+".insecureSkipVerify", "whoever answers is taken for the server")
-	case out.Roots == "":
-		t.note(at, "without caCertificates those of the waypoint's system vouch for the server, of which the image of ambit has none")
 	}
 	return out
 }

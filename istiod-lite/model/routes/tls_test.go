@@ -33,7 +33,7 @@ func TestTLSModes(t *testing.T) {
 		{"that of the mesh", &api.ClientTLSSettings{Mode: api.ClientTLSSettings_ISTIO_MUTUAL}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_MESH}, "", "get no requests"},
 		{"simple", &api.ClientTLSSettings{Mode: simple, Sni: "a.example", SubjectAltNames: []string{"b.example"}, CaCertificates: "/tls/ca.pem"},
 			&waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Sni: "a.example", SubjectAltNames: []string{"b.example"}, Roots: "/tls/ca.pem", Namespace: "shop"}, "", "have no tunnel"},
-		{"simple, by the system's roots", &api.ClientTLSSettings{Mode: simple}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Namespace: "shop"}, "", "has none"},
+		{"simple, by the system's roots", &api.ClientTLSSettings{Mode: simple}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Namespace: "shop"}, "", ""},
 		{"simple uses no certificate", &api.ClientTLSSettings{Mode: simple, ClientCertificate: "/c", PrivateKey: "/k"}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Namespace: "shop"}, "", ""},
 		{"unverified", &api.ClientTLSSettings{Mode: simple, InsecureSkipVerify: wrapperspb.Bool(true)}, &waypointapi.ClientTls{Mode: waypointapi.ClientTls_SIMPLE, Unverified: true, Namespace: "shop"}, "", "whoever answers"},
 		{"mutual", &api.ClientTLSSettings{Mode: mutual, ClientCertificate: "/c", PrivateKey: "/k"},

@@ -91,7 +91,7 @@ func (f *flags) command() *cobra.Command {
 		{&f.cfg.CA.Address, "ca-address", "CA_ADDRESS", "", "`URL` of the CA (default: that of the control plane)"},
 		{&f.cfg.CA.RootCA, "ca-root-ca", "CA_ROOT_CA", "", "`FILE` of its roots (default: those of the control plane)"},
 		{&f.also, "key-servers-also", "KEY_SERVERS_ALSO", "", "`ADDRESSES` (prefixes, with commas between them) from which keys of token issuers may be fetched although they are of loopback, of the link or of a metadata service"},
-		{&f.cfg.KeyServers.Roots, "key-server-roots", "KEY_SERVER_ROOTS", "", "`FILE` of certificates that vouch for servers of such keys (default: those of the system)"},
+		{&f.cfg.KeyServers.Roots, "key-server-roots", "KEY_SERVER_ROOTS", "", "`FILE` of certificates that vouch for servers of such keys (default: those of the system, or where it has none those that Mozilla trusts)"},
 		{&f.cfg.Listen, "listen", "LISTEN", ":15008", "`ADDRESS` for tunnels"},
 		{&f.cfg.Stats, "stats-addr", "STATS_ADDR", ":15020", "`ADDRESS` for metrics, or off"},
 		{&f.cfg.Readiness, "readiness-addr", "READINESS_ADDR", ":15021", "`ADDRESS` for the readiness probe, or off"},

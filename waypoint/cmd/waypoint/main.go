@@ -14,6 +14,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/program"
 	"github.com/ambit-mesh/ambit/waypoint"
+
+	// An image has no certificates of public authorities: those that Mozilla trusts vouch
+	// for servers outside of the mesh where neither the system nor a rule names others.
+	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 // version is set when the program is linked.

@@ -123,8 +123,9 @@ func (d *Document) Decode(into any) error {
 
 // DecodeMessage fills m from raw, the JSON that stands at path of the document,
 // for objects whose specification is a protocol buffer message. It is as strict
-// as Decode.
+// as Decode. Durations may be written as an API server takes them, such as 300ms.
 func (d *Document) DecodeMessage(path string, raw []byte, m proto.Message) error {
+	raw = secondsIn(raw, m.ProtoReflect().Descriptor())
 	err := protojson.Unmarshal(raw, m)
 	if err == nil {
 		return nil

@@ -7,6 +7,10 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -129,6 +133,59 @@ func TestDecodeMessageIsStrictAndNamesTheLine(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestDurationsAsUsersWriteThem(t *testing.T) {
+	const head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\n"
+	tests := []struct{ name, spec, want string }{
+		{"milliseconds", "http: [{timeout: 300ms}]", "http: {timeout: {nanos: 300000000}}"},
+		{"minutes and seconds", "http: [{timeout: 1m30s}]", "http: {timeout: {seconds: 90}}"},
+		{"seconds", "http: [{timeout: 0.5s}]", "http: {timeout: {nanos: 500000000}}"},
+		{"below zero", "http: [{timeout: -1500ms}]", "http: {timeout: {seconds: -1, nanos: -500000000}}"},
+		{"deeper, by either name of a field", "http: [{retries: {attempts: 2, per_try_timeout: 20ms}}]", "http: {retries: {attempts: 2, per_try_timeout: {nanos: 20000000}}}"},
+		{"a text that looks like one", "hosts: [300ms]", `hosts: "300ms"`},
+		{"none", "http: [{timeout: soon}]", `a.yaml:6: VirtualService shop/a: spec.http[0].timeout: invalid google.protobuf.Duration value "soon"`},
+		{"one that is, and a mistake behind it", "http: [{timeout: 300ms, retries: {attempts: x}}]", `a.yaml:6: VirtualService shop/a: spec.http[0].retries.attempts: invalid value for int32 field attempts: "x"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			docs, err := Parse("a.yaml", []byte(head+"spec:\n\n  "+tt.spec+"\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var object struct{ Spec json.RawMessage }
+			if err := json.Unmarshal(docs[0].JSON, &object); err != nil {
+				t.Fatal(err)
+			}
+			got := &networking.VirtualService{}
+			if err := docs[0].DecodeMessage("spec", object.Spec, got); err != nil {
+				if err.Error() != tt.want {
+					t.Errorf("DecodeMessage says\n%v\nwant\n%v", err, tt.want)
+				}
+				return
+			}
+			want := &networking.VirtualService{}
+			if err := prototext.Unmarshal([]byte(tt.want), want); err != nil || !proto.Equal(got, want) {
+				t.Errorf("got %v, want %v (%v)", got, want, err)
+			}
+		})
+	}
+}
+
+// Whatever a message holds, writing its durations in seconds changes nothing that the
+// decoder accepts.
+func FuzzSecondsIn(f *testing.F) {
+	f.Add([]byte(`{"http":[{"timeout":"1.5s","retries":{"perTryTimeout":"2s"},"match":[{"headers":{"a":{"exact":"300ms"}}}]}]}`))
+	f.Add([]byte(`{"http":[{"timeout":"300ms"}],"hosts":["1m"]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		before, after := &networking.VirtualService{}, &networking.VirtualService{}
+		if protojson.Unmarshal(raw, before) != nil {
+			return
+		}
+		if err := protojson.Unmarshal(secondsIn(raw, before.ProtoReflect().Descriptor()), after); err != nil || !proto.Equal(before, after) {
+			t.Errorf("%v became %v, %v", before, after, err)
+		}
+	})
 }
 
 // What Parse accepts is JSON with a place inside the file; what it refuses has a

@@ -237,6 +237,8 @@ spec: {selector: {app: bank}}`,
 		{name: "a token for the API server", key: "deployment", text: "spec: {template: {spec: {automountServiceAccountToken: true}}}", refused: "automountServiceAccountToken"},
 		{name: "root", key: "deployment", text: "spec: {template: {spec: {securityContext: {runAsNonRoot: false}}}}", refused: "runAsNonRoot"},
 		{name: "a directory of the node", key: "deployment", text: "spec: {template: {spec: {volumes: [{name: h, hostPath: {path: /}}]}}}", refused: "volumes[h]"},
+		{name: "nothing at all", key: "deployment", text: "spec:", refused: "serviceAccountName"},
+		{name: "no template", key: "deployment", text: "spec: {template: null}", refused: "serviceAccountName"},
 		{name: "a Secret", key: "deployment", text: "spec: {template: {spec: {volumes: [{name: s, secret: {secretName: x}}]}}}", refused: "volumes[s]"},
 		{name: "a Secret, projected", key: "deployment", text: "spec: {template: {spec: {volumes: [{name: s, projected: {sources: [{secret: {name: x}}]}}]}}}", refused: "volumes[s]"},
 		{name: "a privileged container", key: "deployment", text: "spec: {template: {spec: {containers: [{name: x, securityContext: {privileged: true}}]}}}", refused: "privileged"},
@@ -270,6 +272,7 @@ func FuzzOverlay(f *testing.F) {
 	f.Add("spec: {template: {spec: {containers: [{name: waypoint, image: x}]}}}")
 	f.Add("spec: {template: {spec: {$patch: replace, containers: []}}}")
 	f.Add("metadata: {$patch: delete}")
+	f.Add("spec:")
 	f.Fuzz(func(t *testing.T, text string) {
 		all, err := Build(waypointGateway(t, ""), "v1", mesh, settings(t), map[string]string{"deployment": text, "service": text})
 		if err != nil {

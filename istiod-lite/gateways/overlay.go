@@ -49,7 +49,7 @@ func lay(o kube.Made, overlay map[string]string) (kube.Made, error) {
 			return nil, err
 		}
 		out.Spec.Selector = o.Spec.Selector
-		maps.Copy(out.Spec.Template.Labels, o.Spec.Template.Labels)
+		out.Spec.Template.Labels = withLabels(out.Spec.Template.Labels, o.Spec.Template.Labels)
 		return out, checkPod(&out.Spec.Template.Spec, o.Spec.Template.Spec.ServiceAccountName)
 	case *corev1.Service:
 		out, err := merge(keyService, overlay, o)
@@ -108,13 +108,17 @@ func merge[T any, P interface {
 	out.SetName(o.GetName())
 	out.SetNamespace(o.GetNamespace())
 	out.SetOwnerReferences(o.GetOwnerReferences())
-	labels := out.GetLabels()
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	maps.Copy(labels, o.GetLabels())
-	out.SetLabels(labels)
+	out.SetLabels(withLabels(out.GetLabels(), o.GetLabels()))
 	return out, nil
+}
+
+// withLabels puts those of ours over labels, of which an overlay may have left none.
+func withLabels(labels, ours map[string]string) map[string]string {
+	if labels == nil {
+		labels = make(map[string]string, len(ours))
+	}
+	maps.Copy(labels, ours)
+	return labels
 }
 
 // checkPod refuses what would give whoever may write a Gateway and a ConfigMap more

@@ -39,7 +39,7 @@ func TestTLSToTheOutside(t *testing.T) {
 		{"another server name", simple(", sni: other.example, subjectAltNames: [bank.example]"), false, "other.example", "", "", "status:true"},
 		{"a server that is not who was expected", simple(", subjectAltNames: [web.example]"), false, "", "want one of", "", "status:true"},
 		{"an authority that nobody knows", "trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + stranger.file("roots.pem") + "}}", false, "", "unknown authority", "", "status:true"},
-		{"roots of the system", "trafficPolicy: {tls: {mode: SIMPLE}}", false, "", "x509", "", "image of ambit has none"},
+		{"roots of the system", "trafficPolicy: {tls: {mode: SIMPLE}}", false, "", "x509", "", "status:true"},
 		{"unverified", "trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [web.example]}}", false, "bank.example", "", "", "whoever answers"},
 		{"mutual", "trafficPolicy: {tls: {mode: MUTUAL, caCertificates: " + pki.file("roots.pem") + ", clientCertificate: " + pki.file("client.pem") + ", privateKey: " + pki.file("client.key") + "}}",
 			false, "bank.example", "", "client", "alone"},

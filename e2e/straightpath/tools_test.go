@@ -125,7 +125,8 @@ func (p *pod) killTunnels(t *testing.T) {
 
 // isReset reports whether err is what a client sees of a reset.
 func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED)
+	// ENOTCONN: the reset came before our end of it was said.
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTCONN)
 }
 
 // dump is what the tests read of config_dump.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/internal/about"
 	"github.com/ambit-mesh/ambit/internal/hbone"
@@ -102,7 +103,18 @@ func (v *Visit) Close(err error) {
 		v.in.records.SocketClosed(telemetry.Inbound)
 	}
 	v.rec.SetPolicy(v.decidedBy(err))
+	if v.probe && callerLeft(err) {
+		err = nil
+	}
 	v.rec.Close(err)
+}
+
+// callerLeft reports whether err is that the caller, at the client's side, has reset the connection. Of a probe that
+// is no error: one over TCP wants to connect and no more, and when the application has
+// spoken first its end is a reset.
+func callerLeft(err error) bool {
+	broken, ok := errors.AsType[*streamio.CopyError](err)
+	return ok && broken.Side == streamio.Client && errors.Is(err, syscall.ECONNRESET)
 }
 
 // decidedBy names the policy that let the visit in, or that ended it with err.

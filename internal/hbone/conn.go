@@ -315,11 +315,12 @@ func (c *conn) leave(why error) {
 // awaitTaken waits until the peer has ended the connection, or its kernel has all that
 // we sent. A socket that is closed before resets the connection at the next word of the
 // peer, a WINDOW_UPDATE most likely, and what it had still to send is lost. A peer that
-// takes nothing for StallTime gets no more.
+// takes nothing for StallTime, or not all in leaveTime, gets no more.
 func (c *conn) awaitTaken() {
 	ticker := time.NewTicker(lingerTime)
 	defer ticker.Stop()
-	for left, since := c.rec.unacked(), time.Now(); ; {
+	begun := time.Now()
+	for left, since := c.rec.unacked(), begun; ; {
 		select {
 		case <-c.done:
 			return
@@ -330,7 +331,7 @@ func (c *conn) awaitTaken() {
 			if left = c.rec.unacked(); left < was {
 				since = now
 			}
-			if left == 0 || now.Sub(since) >= c.cfg.StallTime {
+			if left == 0 || now.Sub(since) >= c.cfg.StallTime || now.Sub(begun) >= leaveTime {
 				return
 			}
 		}

@@ -28,6 +28,10 @@ const (
 	streamsPerConn = 100
 	// bulkConns is how many connections one key may have for the sake of bulk.
 	bulkConns = 3
+	// leaveTime is how long a peer may take for what lies in the socket of a connection
+	// that takes no more streams: some MiB at a few hundred kbit/s. One that takes a byte
+	// now and then would keep it for ever.
+	leaveTime = 2 * time.Minute
 	// creditParts: credit is given back when 1/creditParts of a window has been
 	// taken by the application.
 	creditParts = 4

@@ -112,6 +112,9 @@ func (a *Agent) release(ctx context.Context, at *attachment, reason string) erro
 // forgetDNS has the questions of a pod that is let go pass by the proxy, also those from
 // ports that have asked before.
 func (a *Agent) forgetDNS(at *attachment) {
+	if !at.rec.Redirect.DNS {
+		return
+	}
 	if err := redirect.ForgetDNS(at.ns); err != nil {
 		a.log.Warn("names that the pod asks for within the next minutes may not be answered", zap.Stringer("pod", at), zap.Error(err))
 	}

@@ -24,8 +24,9 @@ const (
 
 // LogQueue stands between a [Logger] and a file or pipe that may be slow. A
 // line is put into memory and written by Run: the first one after a pause at once,
-// and those that follow within 10 ms of the last write together. When the reader falls behind by more than the queue holds, lines
-// are dropped and counted: a stuck log reader must not hold up connections.
+// and those that follow within 10 ms of the last write together. When the reader falls
+// behind by more than the queue holds, lines are dropped and counted: a stuck log reader
+// must not hold up connections.
 //
 // Before Run, lines wait; after it, each is written at once, so that the last
 // words of a process are not lost. Any goroutine may write.

@@ -109,9 +109,9 @@ func (v *Visit) Close(err error) {
 	v.rec.Close(err)
 }
 
-// callerLeft reports whether err is that the caller, at the client's side, has reset the connection. Of a probe that
-// is no error: one over TCP wants to connect and no more, and when the application has
-// spoken first its end is a reset.
+// callerLeft reports whether err is that the caller, at the client's side, has reset the
+// connection. Of a probe that is no error: one over TCP wants to connect and no more, and
+// when the application has spoken first its end is a reset.
 func callerLeft(err error) bool {
 	broken, ok := errors.AsType[*streamio.CopyError](err)
 	return ok && broken.Side == streamio.Client && errors.Is(err, syscall.ECONNRESET)
